@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+# How a folder of test sources becomes ctest cases.
+include(GoogleTest)
+
+set(KVM_HPP_TEST_FILES ".*" CACHE STRING
+    "Regular expression: only test files whose name matches are built (to work on a few)")
+option(KVM_HPP_NO_EXCEPTIONS_TWINS
+       "Build the unit and kvm tests a second time with -fno-exceptions" ON)
+
+# kvm_hpp_test_sources(<variable>): the sources of the current folder. *_test.cpp can be narrowed
+# with KVM_HPP_TEST_FILES; any other .cpp is support and always there.
+function(kvm_hpp_test_sources variable)
+  file(GLOB support CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
+  set(tests ${support})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER support EXCLUDE REGEX "_test\\.cpp$")
+  set(chosen)
+  foreach(file IN LISTS tests)
+    get_filename_component(name "${file}" NAME)
+    if(name MATCHES "${KVM_HPP_TEST_FILES}")
+      list(APPEND chosen "${file}")
+    endif()
+  endforeach()
+  if(chosen)
+    list(APPEND chosen ${support})
+  endif()
+  set(${variable} ${chosen} PARENT_SCOPE)
+endfunction()
+
+# kvm_hpp_add_gtest(<target> PREFIX <ctest name prefix> LABEL <label> [TIMEOUT <seconds>]
+#                   SOURCES <file>... [OPTIONS <compile option>...] [LIBRARIES <target>...])
+# One program, one ctest case per TEST. GTEST_SKIP is ctest's "Skipped". The cases of suites whose
+# name ends in Serial run alone: for what measures time or needs all cores. No source, no program.
+function(kvm_hpp_add_gtest target)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PREFIX;LABEL;TIMEOUT" "SOURCES;OPTIONS;LIBRARIES")
+  if(NOT arg_SOURCES)
+    return()
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  kvm_hpp_add_program(${target} ${arg_SOURCES})
+  target_compile_options(${target} PRIVATE ${arg_OPTIONS})
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(${target} PRIVATE ${arg_LIBRARIES} GTest::gtest GTest::gtest_main)
+  set(discovery NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX "${arg_PREFIX}.")
+  gtest_discover_tests(${target} ${discovery} TEST_FILTER "-*Serial.*"
+                       PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+  gtest_discover_tests(${target} ${discovery} TEST_FILTER "*Serial.*"
+                       PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT} RUN_SERIAL ON)
+endfunction()
+
+# kvm_hpp_add_test_folder(<folder> [TIMEOUT <seconds>]): the current folder's tests, and their twin
+# without exceptions. A file whose subject is exceptions stays out of the twin by saying so on a
+# line of its own: // needs: exceptions
+function(kvm_hpp_add_test_folder folder)
+  kvm_hpp_test_sources(sources)
+  kvm_hpp_add_gtest(kvm-hpp-${folder} PREFIX ${folder} LABEL ${folder} SOURCES ${sources} ${ARGN})
+  if(KVM_HPP_NO_EXCEPTIONS_TWINS)
+    set(twin)
+    foreach(file IN LISTS sources)
+      set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+      file(STRINGS "${file}" marker REGEX "^// needs: exceptions" LIMIT_COUNT 1)
+      if(NOT marker)
+        list(APPEND twin "${file}")
+      endif()
+    endforeach()
+    kvm_hpp_add_gtest(kvm-hpp-${folder}-no-exceptions PREFIX ${folder}.no_exceptions LABEL ${folder}
+                      SOURCES ${twin} OPTIONS -fno-exceptions ${ARGN})
+  endif()
+endfunction()

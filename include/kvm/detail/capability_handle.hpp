@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_DETAIL_CAPABILITY_HANDLE_HPP
+#define KVM_HPP_DETAIL_CAPABILITY_HANDLE_HPP
+
+#include <kvm/capability.hpp>
+#include <kvm/detail/vm_state.hpp>
+
+#include <cerrno>
+#include <concepts>
+#include <cstddef>
+
+/// @file
+/// Checking and enabling capabilities, for every kind of descriptor.
+
+KVM_HPP_BEGIN
+namespace detail {
+
+inline uapi::kvm_enable_cap enable_cap(unsigned number, const CapArgs& args) {
+  uapi::kvm_enable_cap cap{};
+  cap.cap = number;
+  for (std::size_t i = 0; i < args.size(); ++i) {
+    cap.args[i] = args[i];
+  }
+  return cap;
+}
+
+/// Checking on the system and on a VM, and the raw escape, which a VM and a
+/// vCPU have.
+template <uapi::Scope S>
+class CapabilityHandle : public Handle<S> {
+ public:
+  /// What KVM offers (KVM_CHECK_EXTENSION), in the capability's own type:
+  /// `vm.check<cap::NrMemslots>()` is a number, `vm.check<cap::SyncRegs>()` a
+  /// set of flags. Ask the VM rather than the system where there is one: its
+  /// answer is the precise one. Offered does not mean that enabling works (R16).
+  template <class C>
+  Result<typename C::Value> try_check() const
+    requires(S != uapi::Scope::vcpu)
+  {
+    require_checkable<C>();
+    int raw = this->call(uapi::request::check_extension, C::info.number);
+    if (raw < 0) {
+      // Some of arm64's are only known of a VM (R16).
+      if (!std::same_as<typename C::Value, bool> || errno != EINVAL) {
+        return this->failure(uapi::request::check_extension.name, errno, C::info.name);
+      }
+      raw = 0;
+    }
+    return C::decode(raw);
+  }
+  template <class C>
+  typename C::Value check() const
+    requires(S != uapi::Scope::vcpu)
+  {
+    return try_check<C>().value();
+  }
+
+  /// The bare answer for a bare number: 0 where KVM does not know it.
+  Result<int> try_check_raw(unsigned number) const
+    requires(S != uapi::Scope::vcpu)
+  {
+    const int raw = this->call(uapi::request::check_extension, number);
+    if (raw < 0) {
+      return this->failure(uapi::request::check_extension.name, errno, text("cap=", number));
+    }
+    return raw;
+  }
+  int check_raw(unsigned number) const
+    requires(S != uapi::Scope::vcpu)
+  {
+    return try_check_raw(number).value();
+  }
+
+  /// Enables a capability by its bare number (KVM_ENABLE_CAP): the escape for
+  /// what kvm::cap does not know yet. What it breaks is the caller's.
+  Result<void> try_enable_raw(unsigned number, const CapArgs& args = {}) const
+    requires(S != uapi::Scope::system)
+  {
+    const auto arguments = enable_cap(number, args);
+    return this->try_call(uapi::request::enable_cap, &arguments, text("cap=", number));
+  }
+  void enable_raw(unsigned number, const CapArgs& args = {}) const
+    requires(S != uapi::Scope::system)
+  {
+    try_enable_raw(number, args).value();
+  }
+
+ protected:
+  using Handle<S>::Handle;
+
+  /// Enables a capability that is known to be for this kind of descriptor.
+  template <class C>
+  Result<void> enable_typed(const C& capability, bool vcpus_exist, bool slots_exist) const {
+    const auto arguments = enable_cap(C::info.number, capability.args());
+    if (this->call(uapi::request::enable_cap, &arguments) < 0) {
+      const int error_number = errno;
+      const char* cause = explain_enable(C::info, error_number, vcpus_exist, slots_exist);
+      return this->failure(uapi::request::enable_cap.name, error_number,
+                           text(C::info.name, ", ", capability.describe()),
+                           cause != nullptr ? cause : "");
+    }
+    return {};
+  }
+};
+
+/// Refuses what KVM accepts and then loses dirty pages with: logs that start
+/// as all set, together with dirty rings.
+template <class C>
+const char* data_loss(const VmState& state, const C& capability) {
+  constexpr auto sentence =
+      "a dirty ring and initially_set lose dirty pages together, though KVM accepts both: use one";
+  if constexpr (std::same_as<C, cap::ManualDirtyLogProtect2>) {
+    return capability.enabled && capability.initially_set && state.dirty_ring ? sentence : nullptr;
+  } else if constexpr (std::same_as<C, cap::DirtyLogRing> ||
+                       std::same_as<C, cap::DirtyLogRingAcqRel>) {
+    return state.initially_set ? sentence : nullptr;
+  } else {
+    return nullptr;
+  }
+}
+
+template <class C>
+void note_enabled(VmState& state, const C& capability) {
+  if constexpr (std::same_as<C, cap::ManualDirtyLogProtect2>) {
+    state.initially_set = capability.enabled && capability.initially_set;
+  } else if constexpr (std::same_as<C, cap::DirtyLogRing> ||
+                       std::same_as<C, cap::DirtyLogRingAcqRel>) {
+    state.dirty_ring = true;
+  }
+}
+
+}  // namespace detail
+KVM_HPP_END
+
+#endif

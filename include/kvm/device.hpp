@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_DEVICE_HPP
+#define KVM_HPP_DEVICE_HPP
+
+#include <kvm/detail/vm_state.hpp>
+#include <kvm/fd.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+KVM_HPP_BEGIN
+
+/// The kinds of in-kernel device that KVM_CREATE_DEVICE makes, by the kernel's
+/// numbers (KVM_DEV_TYPE_*). Any other number can be cast to it.
+enum class DeviceType : std::uint32_t {
+  mpic_20 = 1,
+  mpic_42 = 2,
+  xics = 3,
+  vfio = 4,
+  arm_vgic_v2 = 5,
+  flic = 6,
+  arm_vgic_v3 = 7,
+  arm_vgic_its = 8,
+  xive = 9,
+  arm_pv_time = 10,
+  riscv_aia = 11,
+};
+
+/// A device that KVM emulates, configured through its attributes (see
+/// has_device_attr, get_device_attr, set_device_attr). Made by
+/// Vm::create_device; lives as long as the VM does, whatever becomes of this
+/// handle, except for VFIO, which ends with it.
+class Device : public detail::Handle<uapi::Scope::device> {
+ public:
+  Device(Device&&) noexcept = default;
+  Device& operator=(Device&&) noexcept = default;
+
+ private:
+  friend class Vm;
+
+  Device(std::shared_ptr<detail::VmState> state, Fd fd) noexcept
+      : Handle(fd.get()), state_(std::move(state)), owned_(std::move(fd)) {}
+
+  std::shared_ptr<detail::VmState> state_;
+  Fd owned_;
+};
+
+KVM_HPP_END
+
+#endif

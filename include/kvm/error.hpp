@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_ERROR_HPP
+#define KVM_HPP_ERROR_HPP
+
+#include <kvm/detail/config.hpp>
+
+#include <atomic>
+#include <concepts>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+
+/// @file
+/// What can go wrong, and how it is told.
+///
+/// Every fallible operation is a pair: `try_x()` returns a Result, `x()`
+/// returns the value or throws Error. In a translation unit compiled without
+/// exceptions `x()` calls the error handler and then aborts.
+
+KVM_HPP_BEGIN
+
+/// A failed operation: which ioctl or system call, its arguments in the
+/// caller's terms, the errno, and its usual cause where one is known. All of
+/// it is in what(). Copying never throws.
+class __attribute__((visibility("default"))) Error : public std::system_error {
+ public:
+  /// @param error_number a positive errno value
+  /// @param operation    the kernel's name of the call, such as
+  ///                     "KVM_CREATE_VCPU"; must be a string literal
+  /// @param text         the message, without the errno's own text
+  Error(int error_number, const char* operation, const std::string& text)
+      : std::system_error(error_number, std::generic_category(), text), operation_(operation) {}
+
+  /// The kernel's name of the call that failed, such as "KVM_CREATE_VCPU".
+  const char* operation() const noexcept { return operation_; }
+
+  /// The errno that it failed with.
+  int error_number() const noexcept { return code().value(); }
+
+ private:
+  const char* operation_;
+};
+
+/// Called by `x()` when it fails and the translation unit is compiled without
+/// exceptions. The program aborts when it returns.
+using ErrorHandler = void (*)(const Error&);
+
+namespace detail {
+
+inline void print_error(const Error& error) {
+  std::fprintf(stderr, "kvm-hpp: %s\n", error.what());
+}
+
+inline std::atomic<ErrorHandler> error_handler{print_error};
+
+[[noreturn]] inline void raise(const Error& error) {
+#if KVM_HPP_EXCEPTIONS
+  throw error;
+#else
+  error_handler.load()(error);
+  std::abort();
+#endif
+}
+
+inline void append(std::string& out, std::string_view text) { out += text; }
+template <std::integral T>
+void append(std::string& out, T value) {
+  if constexpr (std::same_as<T, bool>) {
+    out += value ? "true" : "false";
+  } else {
+    out += std::to_string(value);
+  }
+}
+
+/// A number that is to be read in hexadecimal.
+struct Hex {
+  std::uint64_t value;
+};
+inline void append(std::string& out, Hex hex) {
+  char digits[19];
+  std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(hex.value));
+  out += digits;
+}
+
+/// Builds a message from its parts.
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::string out;
+  (append(out, parts), ...);
+  return out;
+}
+
+/// "KVM_X(arguments): cause"; either of the two may be empty.
+inline Error make_error(int error_number, const char* operation, std::string_view arguments = {},
+                        std::string_view cause = {}) {
+  return Error(error_number, operation,
+               cause.empty() ? text(operation, "(", arguments, ")")
+                             : text(operation, "(", arguments, "): ", cause));
+}
+
+}  // namespace detail
+
+/// Sets the handler that `x()` calls before it aborts, in programs compiled
+/// without exceptions; the default prints the message to standard error.
+/// Thread safe. Has no effect on translation units that use exceptions.
+/// @return the handler that was set before
+inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
+  return detail::error_handler.exchange(handler ? handler : detail::print_error);
+}
+
+/// The value of an operation, or the Error that says why there is none.
+/// Reading the value of a failed one raises its error.
+template <class T>
+class [[nodiscard]] Result {
+ public:
+  using value_type = T;
+
+  Result(T value) noexcept(std::is_nothrow_move_constructible_v<T>)
+      : value_(std::move(value)), has_value_(true) {}
+  Result(Error error) noexcept : error_(std::move(error)), has_value_(false) {}
+
+  Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>)
+      : has_value_(other.has_value_) {
+    take(std::move(other));
+  }
+  Result(const Result& other)
+    requires std::copy_constructible<T>
+      : has_value_(other.has_value_) {
+    if (has_value_) {
+      std::construct_at(std::addressof(value_), other.value_);
+    } else {
+      std::construct_at(std::addressof(error_), other.error_);
+    }
+  }
+  Result& operator=(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>) {
+    if (this != &other) {
+      destroy();
+      has_value_ = other.has_value_;
+      take(std::move(other));
+    }
+    return *this;
+  }
+  ~Result() { destroy(); }
+
+  /// Whether the operation succeeded.
+  bool has_value() const noexcept { return has_value_; }
+  explicit operator bool() const noexcept { return has_value_; }
+
+  /// The value; raises the error if there is none.
+  T& value() & { return check(), value_; }
+  const T& value() const& { return check(), value_; }
+  T&& value() && { return check(), std::move(value_); }
+  T& operator*() & { return value(); }
+  const T& operator*() const& { return value(); }
+  T&& operator*() && { return std::move(*this).value(); }
+  T* operator->() { return std::addressof(value()); }
+  const T* operator->() const { return std::addressof(value()); }
+
+  /// The value, or `other` if there is none.
+  T value_or(T other) && { return has_value_ ? std::move(value_) : std::move(other); }
+
+  /// Why there is no value. Calling it on a success aborts the program.
+  const Error& error() const {
+    if (has_value_) {
+      std::abort();
+    }
+    return error_;
+  }
+
+ private:
+  void check() const {
+    if (!has_value_) [[unlikely]] {
+      detail::raise(error_);
+    }
+  }
+  void take(Result&& other) {
+    if (has_value_) {
+      std::construct_at(std::addressof(value_), std::move(other.value_));
+    } else {
+      std::construct_at(std::addressof(error_), std::move(other.error_));
+    }
+  }
+  void destroy() noexcept {
+    if (has_value_) {
+      std::destroy_at(std::addressof(value_));
+    } else {
+      std::destroy_at(std::addressof(error_));
+    }
+  }
+
+  union {
+    T value_;
+    Error error_;
+  };
+  bool has_value_;
+};
+
+/// The outcome of an operation that has no value.
+template <>
+class [[nodiscard]] Result<void> {
+ public:
+  using value_type = void;
+
+  Result() noexcept = default;
+  Result(Error error) noexcept : error_(std::make_unique<Error>(std::move(error))) {}
+  Result(Result&&) noexcept = default;
+  Result& operator=(Result&&) noexcept = default;
+
+  /// Whether the operation succeeded.
+  bool has_value() const noexcept { return error_ == nullptr; }
+  explicit operator bool() const noexcept { return has_value(); }
+
+  /// Raises the error if the operation failed.
+  void value() const {
+    if (error_) [[unlikely]] {
+      detail::raise(*error_);
+    }
+  }
+
+  /// Why the operation failed. Calling it on a success aborts the program.
+  const Error& error() const {
+    if (!error_) {
+      std::abort();
+    }
+    return *error_;
+  }
+
+ private:
+  std::unique_ptr<Error> error_;
+};
+
+KVM_HPP_END
+
+#endif

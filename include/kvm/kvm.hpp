@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_KVM_HPP
+#define KVM_HPP_KVM_HPP
+
+/// @file
+/// All of kvm-hpp. Each header also stands alone.
+
+#include <kvm/capability.hpp>
+#include <kvm/device.hpp>
+#include <kvm/error.hpp>
+#include <kvm/exit.hpp>
+#include <kvm/exits.hpp>
+#include <kvm/fd.hpp>
+#include <kvm/kicker.hpp>
+#include <kvm/memory/mapping.hpp>
+#include <kvm/memory/memory_slot.hpp>
+#include <kvm/system.hpp>
+#include <kvm/types.hpp>
+#include <kvm/uapi.hpp>
+#include <kvm/vcpu.hpp>
+#include <kvm/vm.hpp>
+
+#endif

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_VM_HPP
+#define KVM_HPP_VM_HPP
+
+#include <kvm/capability.hpp>
+#include <kvm/detail/capability_handle.hpp>
+#include <kvm/detail/vm_state.hpp>
+#include <kvm/device.hpp>
+#include <kvm/memory/mapping.hpp>
+#include <kvm/memory/memory_slot.hpp>
+#include <kvm/types.hpp>
+#include <kvm/vcpu.hpp>
+#if KVM_HPP_ARCH_X86
+#include <kvm/x86/vm.hpp>
+#elif KVM_HPP_ARCH_ARM64
+#include <kvm/arm64/vm.hpp>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+
+KVM_HPP_BEGIN
+
+namespace detail {
+#if KVM_HPP_ARCH_X86
+using ArchVm = x86::VmCalls;
+#elif KVM_HPP_ARCH_ARM64
+using ArchVm = arm64::VmCalls;
+#else
+using ArchVm = CapabilityHandle<uapi::Scope::vm>;
+#endif
+}  // namespace detail
+
+/// The kind of VM that KVM_CREATE_VM makes: 0 is the ordinary one.
+/// KVM_CAP_VM_TYPES says which others x86 has; any number can be given.
+struct VmType {
+  std::uint64_t value = 0;
+
+  constexpr VmType() = default;
+  constexpr explicit VmType(std::uint64_t raw) : value(raw) {}
+
+#if KVM_HPP_ARCH_X86
+  static constexpr VmType sw_protected() { return VmType(uapi::vm_type::sw_protected_vm); }
+  static constexpr VmType sev() { return VmType(uapi::vm_type::sev_vm); }
+  static constexpr VmType sev_es() { return VmType(uapi::vm_type::sev_es_vm); }
+  static constexpr VmType snp() { return VmType(uapi::vm_type::snp_vm); }
+  static constexpr VmType tdx() { return VmType(uapi::vm_type::tdx_vm); }
+#elif KVM_HPP_ARCH_ARM64
+  /// Guest physical addresses of `bits` bits: 32 to what
+  /// system.check<cap::ArmVmIpaSize>() gives. The ordinary VM has 40.
+  static constexpr VmType ipa_bits(unsigned bits) {
+    return VmType(bits & uapi::vm_type::arm_ipa_size_mask);
+  }
+#endif
+};
+
+/// A virtual machine: its memory, vCPUs and devices. What is made from it keeps
+/// it alive and may outlive this handle. Any thread may use it.
+class Vm : public detail::ArchVm {
+ public:
+  Vm(Vm&&) noexcept = default;
+  Vm& operator=(Vm&&) noexcept = default;
+
+  /// Adds memory to the guest (KVM_SET_USER_MEMORY_REGION) under a free slot
+  /// id. On failure `memory` is untouched, still the caller's.
+  /// @param gpa    where the guest sees it, a multiple of the page size
+  /// @param memory what backs it, from then on owned by the slot
+  Result<MemorySlot> try_add_memory(Gpa gpa, Mapping&& memory, const MemoryOptions& options = {}) {
+    constexpr auto request = uapi::request::set_user_memory_region;
+    if (!state_) {
+      return failure(request.name, EBADF);
+    }
+    if (memory.data() == nullptr) {
+      return detail::make_error(EINVAL, request.name, detail::text("gpa=", detail::Hex{gpa.value}),
+                                "the mapping is empty");
+    }
+    const std::uint32_t flags =
+        (options.log_dirty ? uapi::mem::log_dirty_pages : 0u) |
+        (options.read_only ? uapi::mem::readonly : 0u);
+    auto slot = state_->add_slot(options.address_space, gpa, memory, flags);
+    if (!slot) {
+      return slot.error();
+    }
+    return MemorySlot(state_, *slot, gpa, std::move(memory));
+  }
+  MemorySlot add_memory(Gpa gpa, Mapping&& memory, const MemoryOptions& options = {}) {
+    return try_add_memory(gpa, std::move(memory), options).value();
+  }
+
+  /// Makes a vCPU (KVM_CREATE_VCPU). On x86 with an in-kernel irqchip the first
+  /// one is runnable and the others wait to be started.
+  Result<Vcpu> try_create_vcpu(VcpuId id) {
+    constexpr auto request = uapi::request::create_vcpu;
+    const auto arguments = [&] { return detail::text("id=", id.value); };
+    if (!state_) {
+      return failure(request.name, EBADF, arguments());
+    }
+    // Set before, so that an explanation in another thread errs on the safe side.
+    const bool before = state_->vcpus_exist.exchange(true);
+    const int fd = call(request, std::uint64_t{id.value});
+    if (fd < 0) {
+      const int error_number = errno;
+      if (!before) {
+        state_->vcpus_exist = false;
+      }
+      return failure(request.name, error_number, arguments(), explain_create(error_number, id));
+    }
+    Fd owned(fd);
+    auto page = Mapping::try_shared("mmap of the vCPU's run page", fd, state_->vcpu_mmap_size());
+    if (!page) {
+      return page.error();
+    }
+    auto control = std::make_shared<detail::RunControl>(std::move(*page));
+    return Vcpu(state_, std::move(owned), std::move(control), id);
+  }
+  Vcpu create_vcpu(VcpuId id) { return try_create_vcpu(id).value(); }
+
+  /// Makes an in-kernel device (KVM_CREATE_DEVICE).
+  Result<Device> try_create_device(DeviceType type, std::uint32_t flags = 0) {
+    constexpr auto request = uapi::request::create_device;
+    uapi::kvm_create_device arguments{
+        .type = static_cast<std::uint32_t>(type), .fd = 0, .flags = flags};
+    if (call(request, &arguments) < 0) {
+      const int error_number = errno;
+      return failure(
+          request.name, error_number,
+          detail::text("type=", static_cast<std::uint32_t>(type), ", flags=", flags),
+          error_number == ENODEV   ? "this KVM has no such kind of device"
+          : error_number == EBUSY  ? "the VM has its one device of this kind already"
+          : error_number == EEXIST ? "the VM has a device of this kind already"
+                                   : "");
+    }
+    return Device(state_, Fd(static_cast<int>(arguments.fd)));
+  }
+  Device create_device(DeviceType type, std::uint32_t flags = 0) {
+    return try_create_device(type, flags).value();
+  }
+
+  /// Whether this KVM has that kind of device (KVM_CREATE_DEVICE_TEST).
+  Result<bool> try_has_device(DeviceType type) const {
+    constexpr auto request = uapi::request::create_device;
+    const uapi::kvm_create_device arguments{
+        .type = static_cast<std::uint32_t>(type), .fd = 0, .flags = uapi::create_device_flag::test};
+    if (call(request, &arguments) == 0) {
+      return true;
+    }
+    if (errno == ENODEV) {
+      return false;
+    }
+    return failure(request.name, errno, detail::text("type=", static_cast<std::uint32_t>(type)));
+  }
+  bool has_device(DeviceType type) const { return try_has_device(type).value(); }
+
+  /// Enables a capability on this VM (KVM_ENABLE_CAP). One that is enabled on a
+  /// vCPU, belongs to another architecture or can only be checked does not
+  /// compile. KVM decides about the arguments; refused beforehand is only a
+  /// dirty ring together with initially_set, which loses dirty pages.
+  template <class C>
+  Result<void> try_enable(const C& capability) {
+    detail::require_enableable<C, uapi::Scope::vm>();
+    if constexpr (detail::Enableable<C, uapi::Scope::vm>) {
+      constexpr auto request = uapi::request::enable_cap;
+      if (!state_) {
+        return failure(request.name, EBADF, C::info.name);
+      }
+      const std::lock_guard lock(state_->enabling);
+      if (const char* loss = detail::data_loss(*state_, capability)) {
+        return failure(request.name, EINVAL,
+                       detail::text(C::info.name, ", ", capability.describe()), loss);
+      }
+      auto result = enable_typed(capability, state_->vcpus_exist, state_->slots_exist());
+      if (result) {
+        detail::note_enabled(*state_, capability);
+      }
+      return result;
+    } else {
+      return {};
+    }
+  }
+  template <class C>
+  void enable(const C& capability) {
+    try_enable(capability).value();
+  }
+
+  /// How many mappings are kept because KVM refused to delete their slots.
+  std::size_t parked_mappings() const noexcept { return state_ ? state_->parked() : 0; }
+
+ private:
+  friend class System;
+
+  explicit Vm(std::shared_ptr<detail::VmState> state) noexcept
+      : detail::ArchVm(state->fd()), state_(std::move(state)) {}
+
+  std::string explain_create(int error_number, VcpuId id) const {
+    switch (error_number) {
+      case EEXIST: return detail::text("the VM has a vCPU ", id.value, " already");
+      case EINVAL: {
+        const int limit = call(uapi::request::check_extension, uapi::cap::max_vcpu_id);
+        if (limit > 0 && id.value >= static_cast<std::uint32_t>(limit)) {
+          return detail::text("the id is too large: this VM's are below ", limit);
+        }
+        return "the VM has as many vCPUs as it can have, or its interrupt controller takes no "
+               "vCPU with this id";
+      }
+      case EBUSY: return "too late: the interrupt controller is initialised already";
+      case ENOMEM: return "the host is out of memory";
+      default: return {};
+    }
+  }
+
+  std::shared_ptr<detail::VmState> state_;
+};
+
+KVM_HPP_END
+
+#endif
