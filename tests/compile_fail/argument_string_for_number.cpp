@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// expect(g++): invalid conversion from .const char\*. to .(std::uint32_t|unsigned)
-// expect(clang++): cannot initialize a member subobject of type .(std::uint32_t|unsigned)
+// expect(g++): invalid conversion from .const char\*. to .(std::)?(uint32_t|unsigned)
+// expect(clang++): cannot initialize a member subobject of type .(std::)?(uint32_t|unsigned)
 #include <kvm/kvm.hpp>
 
 kvm::cap::HaltPoll chosen() {

@@ -31,12 +31,8 @@ inline constexpr EnableCause enable_causes[] = {
      "nested virtualization is off, or this CPU is not Intel's"},
     {uapi::cap::hyperv_enlightened_vmcs, EFAULT, "version does not point at writable memory"},
     {uapi::cap::hyperv_direct_tlbflush, ENOTTY, "KVM does not run on Hyper-V"},
-    {uapi::cap::hyperv_enforce_cpuid, ENOTTY, "KVM is built without Hyper-V support"},
-    {uapi::cap::vm_copy_enc_context_from, ENOTTY, "this KVM has no encrypted VMs"},
-    {uapi::cap::vm_move_enc_context_from, ENOTTY, "this KVM has no encrypted VMs"},
     {uapi::cap::vm_copy_enc_context_from, EBADF, "source_vm_fd is not an open VM descriptor"},
     {uapi::cap::vm_move_enc_context_from, EBADF, "source_vm_fd is not an open VM descriptor"},
-    {uapi::cap::sgx_attribute, EBADF, "attribute_fd is not an open descriptor"},
 };
 
 /// The usual cause of `error` when `info` could not be enabled on a VM that has

@@ -39,7 +39,7 @@ inline std::string read_text_file(const char* path) {
 /// The name of a group, or its number. Read from the file: the C library's
 /// look-up does not work in static programs.
 inline std::string group_name(gid_t group) {
-  const std::string number = std::to_string(group);
+  std::string number = std::to_string(group);
   const std::string file = read_text_file("/etc/group");
   // A line is name:password:number:members.
   for (std::string_view rest = file; !rest.empty();) {
@@ -47,9 +47,9 @@ inline std::string group_name(gid_t group) {
     const std::string_view line = rest.substr(0, end);
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
     const auto first = line.find(':');
-    const auto second = first == line.npos ? first : line.find(':', first + 1);
-    const auto third = second == line.npos ? second : line.find(':', second + 1);
-    if (third != line.npos && line.substr(second + 1, third - second - 1) == number) {
+    const auto second = first == std::string_view::npos ? first : line.find(':', first + 1);
+    const auto third = second == std::string_view::npos ? second : line.find(':', second + 1);
+    if (third != std::string_view::npos && line.substr(second + 1, third - second - 1) == number) {
       return text("\"", line.substr(0, first), "\"");
     }
   }
