@@ -93,22 +93,21 @@ class Vm : public detail::ArchVm {
 
   /// Makes a vCPU (KVM_CREATE_VCPU). On x86 with an in-kernel irqchip the first
   /// one is runnable and the others wait to be started.
+  ///
+  /// KVM never gives an id back: it stays taken when the handle is dropped, and
+  /// also when the vCPU was made but mapping its run page failed.
   Result<Vcpu> try_create_vcpu(VcpuId id) {
     constexpr auto request = uapi::request::create_vcpu;
     const auto arguments = [&] { return detail::text("id=", id.value); };
     if (!state_) {
       return failure(request.name, EBADF, arguments());
     }
-    // Set before, so that an explanation in another thread errs on the safe side.
-    const bool before = state_->vcpus_exist.exchange(true);
     const int fd = call(request, std::uint64_t{id.value});
     if (fd < 0) {
       const int error_number = errno;
-      if (!before) {
-        state_->vcpus_exist = false;
-      }
       return failure(request.name, error_number, arguments(), explain_create(error_number, id));
     }
+    state_->vcpus_exist = true;
     Fd owned(fd);
     auto page = Mapping::try_shared("mmap of the vCPU's run page", fd, state_->vcpu_mmap_size());
     if (!page) {

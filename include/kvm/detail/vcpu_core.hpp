@@ -181,25 +181,24 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
         control_(std::move(control)),
         id_(id) {}
   VcpuCore(VcpuCore&& other) noexcept
-      : CapabilityHandle(std::move(other)),
+      : CapabilityHandle(static_cast<CapabilityHandle&&>(other)),
         state_(std::move(other.state_)),
         owned_(std::move(other.owned_)),
         control_(std::move(other.control_)),
         signal_mask_(other.signal_mask_),
-        taken_signals_(other.taken_signals_),
-        bound_thread_(std::exchange(other.bound_thread_, unbound)),
         last_exit_(std::exchange(other.last_exit_, no_exit)),
-        id_(other.id_) {}
+        id_(other.id_) {
+    other.bound_thread_ = unbound;  // So that running it finds it empty.
+  }
   VcpuCore& operator=(VcpuCore&& other) noexcept {
     if (this != &other) {
       close();
-      CapabilityHandle::operator=(std::move(other));
+      CapabilityHandle::operator=(static_cast<CapabilityHandle&&>(other));
       state_ = std::move(other.state_);
       owned_ = std::move(other.owned_);
       control_ = std::move(other.control_);
       signal_mask_ = other.signal_mask_;
-      taken_signals_ = other.taken_signals_;
-      bound_thread_ = std::exchange(other.bound_thread_, unbound);
+      bound_thread_ = other.bound_thread_ = unbound;
       last_exit_ = std::exchange(other.last_exit_, no_exit);
       id_ = other.id_;
     }
