@@ -92,7 +92,7 @@ namespace cap {
 inline std::string to_string(bool value) { return value ? "yes" : "no"; }
 inline std::string to_string(std::uint32_t value) { return std::to_string(value); }
 inline std::string to_string(std::uint64_t value) { return std::to_string(value); }
-using kvm::KVM_HPP_ABI::to_string;
+using kvm::to_string;
 
 }  // namespace cap
 KVM_HPP_END

@@ -53,9 +53,7 @@ using ErrorHandler = void (*)(const Error&);
 
 namespace detail {
 
-inline void print_error(const Error& error) {
-  std::fprintf(stderr, "kvm-hpp: %s\n", error.what());
-}
+inline void print_error(const Error& error) { std::fprintf(stderr, "kvm-hpp: %s\n", error.what()); }
 
 inline std::atomic<ErrorHandler> error_handler{print_error};
 
@@ -129,9 +127,7 @@ class [[nodiscard]] Result {
       : has_value_(other.has_value_) {
     take(std::move(other));
   }
-  Result(const Result& other)
-    requires std::copy_constructible<T>
-      : has_value_(other.has_value_) {
+  Result(const Result& other) requires std::copy_constructible<T> : has_value_(other.has_value_) {
     if (has_value_) {
       std::construct_at(std::addressof(value_), other.value_);
     } else {

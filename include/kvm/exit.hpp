@@ -23,8 +23,8 @@ namespace detail {
 inline constexpr std::uint64_t exits_to_complete = [] {
   using enum uapi::ExitReason;
   std::uint64_t bits = 0;
-  for (const auto reason : {io, mmio, x86_rdmsr, x86_wrmsr, xen, hyperv, tdx, snp_req_certs,
-                            riscv_sbi, riscv_csr}) {
+  for (const auto reason :
+       {io, mmio, x86_rdmsr, x86_wrmsr, xen, hyperv, tdx, snp_req_certs, riscv_sbi, riscv_csr}) {
     bits |= std::uint64_t{1} << static_cast<unsigned>(reason);
   }
   if (host_arch == Arch::x86) {
@@ -69,9 +69,9 @@ class Exit {
       const char* known = uapi::name(static_cast<uapi::ExitReason>(kind_));
       return known != nullptr && *known != '\0' ? known : "unknown exit";
     }
-    return kind_ >= interrupted     ? "interrupted"
+    return kind_ >= interrupted    ? "interrupted"
            : kind_ >= memory_fault ? "KVM_EXIT_MEMORY_FAULT"
-                                    : "failed";
+                                   : "failed";
   }
 
   /// Reads a run page that KVM_RUN filled and returned 0 for, made with raw
@@ -128,7 +128,8 @@ class Exit {
     const int error_number = static_cast<int>(kind_ & low_bits);
     if (kind_ >= refused) {
       switch (static_cast<Problem>(error_number)) {
-        case Problem::empty: return {EBADF, "this vCPU handle is empty: it was moved from"};
+        case Problem::empty:
+          return {EBADF, "this vCPU handle is empty: it was moved from"};
         case Problem::blocked:
           return {EINVAL,
                   "the kicker's signal is blocked in this thread: unblock it, or let it in with "
@@ -144,14 +145,20 @@ class Exit {
     switch (error_number) {
       case EIO:
         return {EIO, "after a fork KVM refuses the child; or KVM has marked the VM as dead"};
-      case EFAULT: return {EFAULT, "the guest touched a slot whose host memory is not accessible"};
+      case EFAULT:
+        return {EFAULT, "the guest touched a slot whose host memory is not accessible"};
       case EINVAL:
-        return {EINVAL,
-                "the vCPU's state or its run page (cr8, kvm_valid_regs, kvm_dirty_regs) is invalid"};
-      case ENOEXEC: return {ENOEXEC, "the vCPU is not initialised (KVM_ARM_VCPU_INIT)"};
-      case EPERM: return {EPERM, "the vCPU is not finalised (KVM_ARM_VCPU_FINALIZE)"};
-      case EBADF: return {EBADF, "the vCPU's descriptor was closed"};
-      default: return {error_number, ""};
+        return {
+            EINVAL,
+            "the vCPU's state or its run page (cr8, kvm_valid_regs, kvm_dirty_regs) is invalid"};
+      case ENOEXEC:
+        return {ENOEXEC, "the vCPU is not initialised (KVM_ARM_VCPU_INIT)"};
+      case EPERM:
+        return {EPERM, "the vCPU is not finalised (KVM_ARM_VCPU_FINALIZE)"};
+      case EBADF:
+        return {EBADF, "the vCPU's descriptor was closed"};
+      default:
+        return {error_number, ""};
     }
   }
 
@@ -181,31 +188,35 @@ R Exit::dispatch(F&& handle) const {
     return handle(failure());
   }
   switch (static_cast<ExitReason>(kind_)) {
-    case ExitReason::unknown: return handle(exits::Unknown{run.hw.hardware_exit_reason});
+    case ExitReason::unknown:
+      return handle(exits::Unknown{run.hw.hardware_exit_reason});
     case ExitReason::mmio: {
       const auto& mmio = run.mmio;
       if (mmio.len > sizeof mmio.data) [[unlikely]] {
         return handle(out_of_bounds());
       }
       auto* const bytes = reinterpret_cast<std::byte*>(run.mmio.data);
-      return mmio.is_write != 0
-                 ? handle(exits::MmioWrite{Gpa(mmio.phys_addr), {bytes, mmio.len}})
-                 : handle(exits::MmioRead{Gpa(mmio.phys_addr), {bytes, mmio.len}});
+      return mmio.is_write != 0 ? handle(exits::MmioWrite{Gpa(mmio.phys_addr), {bytes, mmio.len}})
+                                : handle(exits::MmioRead{Gpa(mmio.phys_addr), {bytes, mmio.len}});
     }
     case ExitReason::fail_entry:
-      return handle(exits::FailEntry{run.fail_entry.hardware_entry_failure_reason,
-                                     run.fail_entry.cpu});
-    case ExitReason::intr: return handle(exits::Interrupted{false});
+      return handle(
+          exits::FailEntry{run.fail_entry.hardware_entry_failure_reason, run.fail_entry.cpu});
+    case ExitReason::intr:
+      return handle(exits::Interrupted{false});
     case ExitReason::system_event: {
       const auto& event = run.system_event;
       return handle(exits::SystemEvent{
           event.type, {event.data, std::min<std::size_t>(event.ndata, std::size(event.data))}});
     }
-    case ExitReason::dirty_ring_full: return handle(exits::DirtyRingFull{});
+    case ExitReason::dirty_ring_full:
+      return handle(exits::DirtyRingFull{});
 #if KVM_HPP_ARCH_RISCV
-    case ExitReason::debug: return handle(exits::Debug{});
+    case ExitReason::debug:
+      return handle(exits::Debug{});
 #else
-    case ExitReason::debug: return handle(exits::Debug{run.debug.arch});
+    case ExitReason::debug:
+      return handle(exits::Debug{run.debug.arch});
     case ExitReason::hypercall: {
       auto& call = run.hypercall;
       return handle(exits::Hypercall{call.nr, std::span(call.args), call.flags, &call});
@@ -227,19 +238,23 @@ R Exit::dispatch(F&& handle) const {
         return handle(out_of_bounds());
       }
       auto* const data = reinterpret_cast<std::byte*>(&run) + io.data_offset;
-      return io.direction == 0
-                 ? handle(exits::IoIn{io.port, io.size, io.count, {data, bytes}})
-                 : handle(exits::IoOut{io.port, io.size, io.count, {data, bytes}});
+      return io.direction == 0 ? handle(exits::IoIn{io.port, io.size, io.count, {data, bytes}})
+                               : handle(exits::IoOut{io.port, io.size, io.count, {data, bytes}});
     }
     case ExitReason::exception:
       return handle(exits::Exception{run.ex.exception, run.ex.error_code});
-    case ExitReason::hlt: return handle(exits::Hlt{});
-    case ExitReason::irq_window_open: return handle(exits::IrqWindowOpen{});
-    case ExitReason::shutdown: return handle(exits::Shutdown{});
-    case ExitReason::set_tpr: return handle(exits::SetTpr{run.cr8});
+    case ExitReason::hlt:
+      return handle(exits::Hlt{});
+    case ExitReason::irq_window_open:
+      return handle(exits::IrqWindowOpen{});
+    case ExitReason::shutdown:
+      return handle(exits::Shutdown{});
+    case ExitReason::set_tpr:
+      return handle(exits::SetTpr{run.cr8});
     case ExitReason::tpr_access:
       return handle(exits::TprAccess{run.tpr_access.rip, run.tpr_access.is_write != 0});
-    case ExitReason::ioapic_eoi: return handle(exits::IoapicEoi{run.eoi.vector});
+    case ExitReason::ioapic_eoi:
+      return handle(exits::IoapicEoi{run.eoi.vector});
     case ExitReason::hyperv: {
       auto& hyperv = run.hyperv;
       switch (hyperv.type) {
@@ -253,7 +268,8 @@ R Exit::dispatch(F&& handle) const {
           return handle(exits::HypervSyndbg{hyperv.u.syndbg.msr, hyperv.u.syndbg.control,
                                             hyperv.u.syndbg.send_page, hyperv.u.syndbg.recv_page,
                                             hyperv.u.syndbg.pending_page, &hyperv});
-        default: break;
+        default:
+          break;
       }
       break;
     }
@@ -261,8 +277,10 @@ R Exit::dispatch(F&& handle) const {
       return handle(exits::X86Rdmsr{run.msr.index, run.msr.reason, &run.msr});
     case ExitReason::x86_wrmsr:
       return handle(exits::X86Wrmsr{run.msr.index, run.msr.reason, run.msr.data, &run.msr});
-    case ExitReason::ap_reset_hold: return handle(exits::ApResetHold{});
-    case ExitReason::x86_bus_lock: return handle(exits::X86BusLock{});
+    case ExitReason::ap_reset_hold:
+      return handle(exits::ApResetHold{});
+    case ExitReason::x86_bus_lock:
+      return handle(exits::X86BusLock{});
     case ExitReason::xen: {
       auto& xen = run.xen;
       if (xen.type != 1) {
@@ -271,8 +289,10 @@ R Exit::dispatch(F&& handle) const {
       return handle(exits::XenHypercall{xen.u.hcall.longmode != 0, xen.u.hcall.cpl,
                                         xen.u.hcall.input, std::span(xen.u.hcall.params), &xen});
     }
-    case ExitReason::notify: return handle(exits::Notify{run.notify.flags});
-    case ExitReason::tdx: return handle(exits::Tdx{run.tdx.flags, run.tdx.nr, &run.tdx});
+    case ExitReason::notify:
+      return handle(exits::Notify{run.notify.flags});
+    case ExitReason::tdx:
+      return handle(exits::Tdx{run.tdx.flags, run.tdx.nr, &run.tdx});
     case ExitReason::snp_req_certs:
       return handle(exits::SnpReqCerts{Gpa(run.snp_req_certs.gpa), run.snp_req_certs.npages,
                                        &run.snp_req_certs});
@@ -280,8 +300,8 @@ R Exit::dispatch(F&& handle) const {
     case ExitReason::arm_nisv:
       return handle(exits::ArmNisv{run.arm_nisv.esr_iss, Gpa(run.arm_nisv.fault_ipa)});
     case ExitReason::arm_sea:
-      return handle(exits::ArmSea{run.arm_sea.flags, run.arm_sea.esr, run.arm_sea.gva,
-                                  Gpa(run.arm_sea.gpa)});
+      return handle(
+          exits::ArmSea{run.arm_sea.flags, run.arm_sea.esr, run.arm_sea.gva, Gpa(run.arm_sea.gpa)});
     case ExitReason::arm_ldst64b:
       return handle(exits::ArmLdst64b{run.arm_nisv.esr_iss, Gpa(run.arm_nisv.fault_ipa)});
 #else
@@ -295,11 +315,12 @@ R Exit::dispatch(F&& handle) const {
       return handle(exits::RiscvCsr{csr.csr_num, csr.new_value, csr.write_mask, &csr.ret_value});
     }
 #endif
-    default: break;
+    default:
+      break;
   }
-  return handle(exits::Raw{static_cast<ExitReason>(kind_),
-                           std::span<std::byte, 256>(
-                               reinterpret_cast<std::byte*>(run.padding), 256)});
+  return handle(
+      exits::Raw{static_cast<ExitReason>(kind_),
+                 std::span<std::byte, 256>(reinterpret_cast<std::byte*>(run.padding), 256)});
 }
 
 KVM_HPP_END

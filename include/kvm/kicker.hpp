@@ -16,12 +16,14 @@ class VcpuCore;
 /// Stops a vCPU from any thread: makes its run() return exits::Interrupted.
 /// Made by Vcpu::kicker. Copyable; safe to use when the vCPU, its thread or
 /// its VM are gone (then it does nothing), in a forked child (nothing either)
-/// and in a signal handler.
+/// and in a signal handler, the running thread's own included.
 ///
 /// Kicks coalesce: any number of them before the next Interrupted make one.
 /// None is lost: a run() that is under way returns, and one that is not begun
-/// yet returns at once. run() may also return Interrupted without a kick. What the kicking thread wrote
-/// before kick() is visible to the runner once it sees Interrupted.
+/// yet returns at once. A run() that returns another exit, and complete(), leave
+/// the kick to the next run(). A signal that a kicker sends is delivered before
+/// run() returns, never later. What the kicking thread wrote before kick() is
+/// visible to the runner once it sees Interrupted.
 class Kicker {
  public:
   /// Requests that run() return.

@@ -53,9 +53,9 @@ class System : public detail::ArchSystem {
     const int version = system.call(request);
     if (version < 0) {
       const int error_number = errno;
-      return system.failure(request.name, error_number, {},
-                            error_number == EBADF ? "the descriptor is not open"
-                                                  : "the file is not a KVM device");
+      return system.failure(
+          request.name, error_number, {},
+          error_number == EBADF ? "the descriptor is not open" : "the file is not a KVM device");
     }
     if (version != api_version) {
       return detail::make_error(ENOTSUP, request.name, {},
@@ -67,9 +67,9 @@ class System : public detail::ArchSystem {
       return system.failure(uapi::request::get_vcpu_mmap_size.name, errno);
     }
     if (static_cast<std::size_t>(size) < sizeof(uapi::kvm_run)) {
-      return detail::make_error(EPROTO, uapi::request::get_vcpu_mmap_size.name, {},
-                                detail::text("a vCPU's mapping of ", size,
-                                             " bytes cannot hold the run page"));
+      return detail::make_error(
+          EPROTO, uapi::request::get_vcpu_mmap_size.name, {},
+          detail::text("a vCPU's mapping of ", size, " bytes cannot hold the run page"));
     }
     system.vcpu_mmap_size_ = static_cast<std::size_t>(size);
     return system;
@@ -86,8 +86,8 @@ class System : public detail::ArchSystem {
     if (fd < 0) {
       const int error_number = errno;
       return failure(request.name, error_number, detail::text("type=", detail::Hex{type.value}),
-                     error_number == EINVAL  ? "this KVM has no VMs of that type"
-                     : error_number == EBUSY ? "another hypervisor uses the CPU's virtualization"
+                     error_number == EINVAL   ? "this KVM has no VMs of that type"
+                     : error_number == EBUSY  ? "another hypervisor uses the CPU's virtualization"
                      : error_number == ENOMEM ? "the host is out of memory"
                                               : "");
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#ifndef KVM_HPP_UAPI_UMBRELLA_HPP
-#define KVM_HPP_UAPI_UMBRELLA_HPP
+#ifndef KVM_HPP_UAPI_HPP
+#define KVM_HPP_UAPI_HPP
 
 /// @file
 /// All facts of KVM's interface: request codes, capability numbers, exit

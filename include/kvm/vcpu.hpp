@@ -131,17 +131,15 @@ class Vcpu : public detail::ArchVcpu {
       const int known =
           vm_state()->call(uapi::request::check_extension, uapi::cap::set_guest_debug2);
       if (known > 0 && (debug.control & ~static_cast<std::uint32_t>(known)) != 0) {
-        return detail::make_error(
-            EINVAL, request.name, detail::text("control=", detail::Hex{debug.control}),
-            detail::text("this host's control bits are ",
-                         detail::Hex{static_cast<std::uint32_t>(known)}));
+        return detail::make_error(EINVAL, request.name,
+                                  detail::text("control=", detail::Hex{debug.control}),
+                                  detail::text("this host's control bits are ",
+                                               detail::Hex{static_cast<std::uint32_t>(known)}));
       }
     }
     return try_set(request, debug);
   }
-  void set_guest_debug(const uapi::kvm_guest_debug& debug) {
-    try_set_guest_debug(debug).value();
-  }
+  void set_guest_debug(const uapi::kvm_guest_debug& debug) { try_set_guest_debug(debug).value(); }
 
  private:
   friend class Vm;
@@ -164,10 +162,9 @@ class Vcpu : public detail::ArchVcpu {
     if (call(request, &reg) < 0) {
       const int error_number = errno;
       return failure(request.name, error_number, arguments(),
-                     error_number == ENOENT ? "this vCPU has no such register"
-                     : error_number == EINVAL
-                         ? "no such register, or a value that it cannot take"
-                         : "");
+                     error_number == ENOENT   ? "this vCPU has no such register"
+                     : error_number == EINVAL ? "no such register, or a value that it cannot take"
+                                              : "");
     }
     return {};
   }

@@ -78,9 +78,8 @@ class Vm : public detail::ArchVm {
       return detail::make_error(EINVAL, request.name, detail::text("gpa=", detail::Hex{gpa.value}),
                                 "the mapping is empty");
     }
-    const std::uint32_t flags =
-        (options.log_dirty ? uapi::mem::log_dirty_pages : 0u) |
-        (options.read_only ? uapi::mem::readonly : 0u);
+    const std::uint32_t flags = (options.log_dirty ? uapi::mem::log_dirty_pages : 0u) |
+                                (options.read_only ? uapi::mem::readonly : 0u);
     auto slot = state_->add_slot(options.address_space, gpa, memory, flags);
     if (!slot) {
       return slot.error();
@@ -125,13 +124,12 @@ class Vm : public detail::ArchVm {
         .type = static_cast<std::uint32_t>(type), .fd = 0, .flags = flags};
     if (call(request, &arguments) < 0) {
       const int error_number = errno;
-      return failure(
-          request.name, error_number,
-          detail::text("type=", static_cast<std::uint32_t>(type), ", flags=", flags),
-          error_number == ENODEV   ? "this KVM has no such kind of device"
-          : error_number == EBUSY  ? "the VM has its one device of this kind already"
-          : error_number == EEXIST ? "the VM has a device of this kind already"
-                                   : "");
+      return failure(request.name, error_number,
+                     detail::text("type=", static_cast<std::uint32_t>(type), ", flags=", flags),
+                     error_number == ENODEV   ? "this KVM has no such kind of device"
+                     : error_number == EBUSY  ? "the VM has its one device of this kind already"
+                     : error_number == EEXIST ? "the VM has a device of this kind already"
+                                              : "");
     }
     return Device(state_, Fd(static_cast<int>(arguments.fd)));
   }
@@ -168,8 +166,7 @@ class Vm : public detail::ArchVm {
       }
       const std::lock_guard lock(state_->enabling);
       if (const char* loss = detail::data_loss(*state_, capability)) {
-        return failure(request.name, EINVAL,
-                       detail::text(C::info.name, ", ", capability.describe()), loss);
+        return failure(request.name, EINVAL, detail::describe_enabling(capability), loss);
       }
       auto result = enable_typed(capability, state_->vcpus_exist, state_->slots_exist());
       if (result) {
@@ -196,7 +193,8 @@ class Vm : public detail::ArchVm {
 
   std::string explain_create(int error_number, VcpuId id) const {
     switch (error_number) {
-      case EEXIST: return detail::text("the VM has a vCPU ", id.value, " already");
+      case EEXIST:
+        return detail::text("the VM has a vCPU ", id.value, " already");
       case EINVAL: {
         const int limit = call(uapi::request::check_extension, uapi::cap::max_vcpu_id);
         if (limit > 0 && id.value >= static_cast<std::uint32_t>(limit)) {
@@ -205,9 +203,12 @@ class Vm : public detail::ArchVm {
         return "the VM has as many vCPUs as it can have, or its interrupt controller takes no "
                "vCPU with this id";
       }
-      case EBUSY: return "too late: the interrupt controller is initialised already";
-      case ENOMEM: return "the host is out of memory";
-      default: return {};
+      case EBUSY:
+        return "too late: the interrupt controller is initialised already";
+      case ENOMEM:
+        return "the host is out of memory";
+      default:
+        return {};
     }
   }
 

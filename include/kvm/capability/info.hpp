@@ -109,6 +109,19 @@ concept Capability = requires {
   typename C::Value;
 };
 
+/// What check() gives: the capability's Value, and something harmless for a type
+/// that is none, so that require_checkable() can say so.
+template <class C>
+struct CheckedValueOf {
+  using type = int;
+};
+template <Capability C>
+struct CheckedValueOf<C> {
+  using type = typename C::Value;
+};
+template <class C>
+using CheckedValue = typename CheckedValueOf<C>::type;
+
 /// A capability that KVM can be asked for on this architecture.
 template <class C>
 concept Checkable = Capability<C> && C::info.check_arches.contains(host_arch);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <concepts>
 #include <cstddef>
+#include <string>
 
 /// @file
 /// Checking and enabling capabilities, for every kind of descriptor.
@@ -24,6 +25,13 @@ inline uapi::kvm_enable_cap enable_cap(unsigned number, const CapArgs& args) {
   return cap;
 }
 
+/// A capability and the arguments it is enabled with, for messages.
+template <class C>
+std::string describe_enabling(const C& capability) {
+  const std::string arguments = capability.describe();
+  return arguments.empty() ? std::string(C::info.name) : text(C::info.name, ", ", arguments);
+}
+
 /// Checking on the system and on a VM, and the raw escape, which a VM and a
 /// vCPU have.
 template <uapi::Scope S>
@@ -34,54 +42,48 @@ class CapabilityHandle : public Handle<S> {
   /// set of flags. Ask the VM rather than the system where there is one: its
   /// answer is the precise one. Offered does not mean that enabling works (R16).
   template <class C>
-  Result<typename C::Value> try_check() const
-    requires(S != uapi::Scope::vcpu)
-  {
+  Result<CheckedValue<C>> try_check() const requires(S != uapi::Scope::vcpu) {
     require_checkable<C>();
-    int raw = this->call(uapi::request::check_extension, C::info.number);
-    if (raw < 0) {
-      // Some of arm64's are only known of a VM (R16).
-      if (!std::same_as<typename C::Value, bool> || errno != EINVAL) {
-        return this->failure(uapi::request::check_extension.name, errno, C::info.name);
+    if constexpr (Checkable<C>) {
+      int raw = this->call(uapi::request::check_extension, C::info.number);
+      if (raw < 0) {
+        // Some of arm64's are only known of a VM (R16).
+        if (!std::same_as<typename C::Value, bool> || errno != EINVAL) {
+          return this->failure(uapi::request::check_extension.name, errno, C::info.name);
+        }
+        raw = 0;
       }
-      raw = 0;
+      return C::decode(raw);
+    } else {
+      return CheckedValue<C>{};
     }
-    return C::decode(raw);
   }
   template <class C>
-  typename C::Value check() const
-    requires(S != uapi::Scope::vcpu)
-  {
+  CheckedValue<C> check() const requires(S != uapi::Scope::vcpu) {
     return try_check<C>().value();
   }
 
   /// The bare answer for a bare number: 0 where KVM does not know it.
-  Result<int> try_check_raw(unsigned number) const
-    requires(S != uapi::Scope::vcpu)
-  {
+  Result<int> try_check_raw(unsigned number) const requires(S != uapi::Scope::vcpu) {
     const int raw = this->call(uapi::request::check_extension, number);
     if (raw < 0) {
       return this->failure(uapi::request::check_extension.name, errno, text("cap=", number));
     }
     return raw;
   }
-  int check_raw(unsigned number) const
-    requires(S != uapi::Scope::vcpu)
-  {
+  int check_raw(unsigned number) const requires(S != uapi::Scope::vcpu) {
     return try_check_raw(number).value();
   }
 
   /// Enables a capability by its bare number (KVM_ENABLE_CAP): the escape for
   /// what kvm::cap does not know yet. What it breaks is the caller's.
   Result<void> try_enable_raw(unsigned number, const CapArgs& args = {}) const
-    requires(S != uapi::Scope::system)
-  {
+      requires(S != uapi::Scope::system) {
     const auto arguments = enable_cap(number, args);
     return this->try_call(uapi::request::enable_cap, &arguments, text("cap=", number));
   }
   void enable_raw(unsigned number, const CapArgs& args = {}) const
-    requires(S != uapi::Scope::system)
-  {
+      requires(S != uapi::Scope::system) {
     try_enable_raw(number, args).value();
   }
 
@@ -96,8 +98,7 @@ class CapabilityHandle : public Handle<S> {
       const int error_number = errno;
       const char* cause = explain_enable(C::info, error_number, vcpus_exist, slots_exist);
       return this->failure(uapi::request::enable_cap.name, error_number,
-                           text(C::info.name, ", ", capability.describe()),
-                           cause != nullptr ? cause : "");
+                           describe_enabling(capability), cause != nullptr ? cause : "");
     }
     return {};
   }

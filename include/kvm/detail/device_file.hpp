@@ -77,10 +77,13 @@ inline Error open_failure(int error_number, const char* path) {
       return fail(text("no permission: the device belongs to the group ", group_name(status.st_gid),
                        "; become a member of it (usermod -aG) and log in again"));
     }
-    case EISDIR: return fail("this is a directory, not KVM's device");
+    case EISDIR:
+      return fail("this is a directory, not KVM's device");
     case EMFILE:
-    case ENFILE: return fail("too many files are open");
-    default: return fail({});
+    case ENFILE:
+      return fail("too many files are open");
+    default:
+      return fail({});
   }
 }
 

@@ -49,8 +49,7 @@ class Handle {
   /// Whether KVM knows the attribute here (KVM_HAS_DEVICE_ATTR). False too
   /// where this kind of descriptor has no attributes at all.
   Result<bool> try_has_device_attr(std::uint32_t group, std::uint64_t attribute) const {
-    const uapi::kvm_device_attr arguments{
-        .flags = 0, .group = group, .attr = attribute, .addr = 0};
+    const uapi::kvm_device_attr arguments{.flags = 0, .group = group, .attr = attribute, .addr = 0};
     if (call(uapi::request::has_device_attr, &arguments) == 0) {
       return true;
     }
@@ -179,11 +178,20 @@ class Handle {
     const int error_number = errno;
     std::string_view cause;
     switch (error_number) {
-      case ENXIO: cause = "this device has no such attribute"; break;
-      case EPERM: cause = "this kind of device cannot be asked that way"; break;
-      case ENOTTY: cause = "this kind of descriptor has no attributes on this architecture"; break;
-      case EBUSY: cause = "too late: the device or a vCPU is in use already"; break;
-      default: break;
+      case ENXIO:
+        cause = "this device has no such attribute";
+        break;
+      case EPERM:
+        cause = "this kind of device cannot be asked that way";
+        break;
+      case ENOTTY:
+        cause = "this kind of descriptor has no attributes on this architecture";
+        break;
+      case EBUSY:
+        cause = "too late: the device or a vCPU is in use already";
+        break;
+      default:
+        break;
     }
     return failure(request.name, error_number, text("group=", group, ", attribute=", attribute),
                    cause);

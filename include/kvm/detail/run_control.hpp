@@ -14,15 +14,27 @@
 /// What a vCPU shares with its kickers, and how they stop it.
 ///
 /// The runner must pay next to nothing, so the two sides meet without a fence
-/// in the runner. It stores in_run before KVM_RUN, clears it afterwards and
-/// looks at signalling; the kicker raises signalling, sets immediate_exit,
-/// issues membarrier, and only then looks at in_run. Whichever point of the
-/// runner the membarrier hits, one of these holds:
+/// in the runner:
+///
+///     runner                          kicker
+///     in_run = 1                      state: add the request and one kick in
+///     KVM_RUN                           flight (if not requested already)
+///     in_run = 0                      immediate_exit = 1
+///     state != 0: wait for kicks      membarrier
+///       in flight                     in_run != 0: signal the thread
+///     Interrupted: immediate_exit     state: one kick in flight less
+///       = 0, take the requests
+///
+/// Whichever point of the runner the membarrier hits, one of these holds:
 ///   - in_run was set before it: the kicker sees it and signals;
 ///   - in_run is set after it: KVM_RUN sees immediate_exit;
-///   - in_run was cleared after it: the runner sees signalling and waits until
-///     the signal is sent. So no signal is sent once run() has returned, and
-///     the thread may end.
+///   - in_run was cleared after it: the runner sees the kick in flight and
+///     waits until the signal is sent. So none is sent once run() has returned,
+///     and the thread may end.
+///
+/// Requests and kicks in flight are one word, and requests are only taken while
+/// no kick is in flight. So immediate_exit is set exactly while a request is
+/// there: no kick is lost, and none is seen twice.
 
 KVM_HPP_BEGIN
 namespace detail {
@@ -48,9 +60,6 @@ class RunControl {
  public:
   explicit RunControl(Mapping page) noexcept : page_(std::move(page)) {}
 
-  static constexpr std::uint32_t stop_requested = 1;
-  static constexpr std::uint32_t signal_requested = 2;
-
   uapi::kvm_run* run() const noexcept { return reinterpret_cast<uapi::kvm_run*>(page_.data()); }
   std::size_t size() const noexcept { return page_.size(); }
 
@@ -60,24 +69,32 @@ class RunControl {
   void leave() noexcept {
     in_run_.store(0, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (signalling_.load(std::memory_order_acquire) != 0) [[unlikely]] {
-      await_signallers();
+    if (state_.load(std::memory_order_acquire) != 0) [[unlikely]] {
+      settle();
     }
   }
   void bind_thread() noexcept { thread_.store(sys::gettid(), std::memory_order_relaxed); }
 
-  /// Takes what was requested, after KVM_RUN was interrupted. Clearing
-  /// immediate_exit comes first: a kick that comes later sets it again.
-  std::uint32_t take_requests() noexcept {
-    set_immediate_exit(0);
-    return requests_.exchange(0, std::memory_order_acq_rel);
+  /// Takes what was requested, after KVM_RUN was interrupted. Bounded: kicks
+  /// do not take off while what they want is requested already.
+  /// @return whether anything was
+  bool take_requests() noexcept {
+    for (;;) {
+      std::uint32_t state = await_kicks();
+      set_immediate_exit(0);
+      // Fails where a kick came since: its immediate_exit may be the one that
+      // was just cleared, or one that was not.
+      if (state_.compare_exchange_strong(state, state & ~requests, std::memory_order_acq_rel)) {
+        return (state & requests) != 0;
+      }
+    }
   }
 
   /// Undoes an immediate_exit that was set for a completion, unless a kick
   /// wants it to stay. The read-modify-write orders the two.
   void restore_immediate_exit() noexcept {
     set_immediate_exit(0);
-    if (requests_.fetch_or(0, std::memory_order_acq_rel) != 0) {
+    if ((state_.fetch_or(0, std::memory_order_acq_rel) & requests) != 0) {
       set_immediate_exit(1);
     }
   }
@@ -99,8 +116,8 @@ class RunControl {
       has_signals_ = true;
       constexpr int register_private_expedited = 1 << 4;
       if (sys::membarrier(register_private_expedited) != 0) {
-        idle_ = 1;
-        signalling_.fetch_add(1);
+        idle_ = one_kick;  // Never 0 again: leave() always settles, with a fence.
+        state_.fetch_add(one_kick, std::memory_order_seq_cst);
       }
     }
     ::sigaddset(&signals_, signal);
@@ -109,10 +126,8 @@ class RunControl {
   /// Waits for kicks in flight and unmaps the run page. Kickers may go on
   /// kicking: they find it closed.
   void close() noexcept {
-    alive_.store(false, std::memory_order_seq_cst);
-    while (signalling_.load(std::memory_order_seq_cst) > idle_) {
-      pause();
-    }
+    state_.fetch_or(closed, std::memory_order_acq_rel);
+    await_kicks();
     page_ = Mapping();
   }
 
@@ -121,56 +136,123 @@ class RunControl {
   /// @param signal 0 for none
   void kick(int signal) noexcept {
     const std::uint32_t wanted = signal == 0 ? stop_requested : stop_requested | signal_requested;
-    if ((requests_.fetch_or(wanted, std::memory_order_acq_rel) & wanted) == wanted) {
-      return;  // A kick that does the same is under way.
-    }
-    if (sys::getpid() != page_owner_) {
+    std::uint32_t state = state_.load(std::memory_order_relaxed);
+    if ((state & wanted) != wanted && sys::getpid() != page_owner_) {
       return;  // The vCPU belongs to the process that we were forked from.
     }
-    signalling_.fetch_add(1, std::memory_order_seq_cst);
-    if (alive_.load(std::memory_order_seq_cst)) {
-      set_immediate_exit(1);
-      if (signal != 0) {
-        send(signal);
+    std::uint32_t next;
+    do {
+      if ((state & closed) != 0) {
+        return;
       }
+      // A kick that does the same may be under way; the exchange is made even
+      // so: the runner who takes that request sees what we wrote before ours.
+      next = (state & wanted) == wanted ? state : (state | wanted) + one_kick;
+    } while (!state_.compare_exchange_weak(state, next, std::memory_order_seq_cst,
+                                           std::memory_order_relaxed));
+    if (next == state) {
+      return;
     }
-    signalling_.fetch_sub(1, std::memory_order_release);
+    set_immediate_exit(1);
+    if (signal != 0) {
+      const int saved_errno = errno;  // A kick may come from a signal handler.
+      send(signal);
+      errno = saved_errno;
+    }
+    state_.fetch_sub(one_kick, std::memory_order_release);
   }
 
  private:
+  // The bits of state_; above them is the number of kicks in flight.
+  static constexpr std::uint32_t stop_requested = 1;
+  static constexpr std::uint32_t signal_requested = 2;
+  static constexpr std::uint32_t requests = stop_requested | signal_requested;
+  static constexpr std::uint32_t closed = 4;
+  static constexpr std::uint32_t one_kick = 8;
+
   void send(int signal) noexcept {
-    constexpr int private_expedited = 1 << 3;
-    if (idle_ != 0 || sys::membarrier(private_expedited) != 0) {
-      full_fence();
-    }
+    order_runner();
     // A full queue of real-time signals (EAGAIN) drains: try again.
-    while (in_run_.load(std::memory_order_acquire) != 0 &&
-           sys::tgkill(page_owner_, thread_.load(std::memory_order_relaxed), signal) != 0 &&
-           errno == EAGAIN) {
-      pause();
+    while (in_run_.load(std::memory_order_acquire) != 0) {
+      const pid_t thread = thread_.load(std::memory_order_relaxed);
+      if (sys::tgkill(page_owner_, thread, signal) == 0 || errno != EAGAIN) {
+        return;
+      }
+      if (sys::gettid() == thread) {
+        return;  // We are its signal handler: it is not in the guest, and won't enter.
+      }
+      sleep();
     }
   }
 
-  void await_signallers() noexcept {
+  /// Orders the runner's stores and loads, wherever it is.
+  void order_runner() noexcept {
+    constexpr int private_expedited = 1 << 3;
+    if (idle_ == 0 && sys::membarrier(private_expedited) == 0) {
+      return;
+    }
+    full_fence();
+    if (idle_ == 0) {
+      // Registered, yet refused (a seccomp filter that came later, or no
+      // memory), and the runner does not fence. What it stored before this
+      // moment is visible a millisecond later.
+      sys::sleep_nanoseconds(1'000'000);
+    }
+  }
+
+  /// After KVM_RUN, with a kick about: waits until its signal is sent, and has
+  /// it delivered.
+  void settle() noexcept {
+    const int saved_errno = errno;  // KVM_RUN's is not read yet.
     if (idle_ != 0) {
       full_fence();
     }
-    while (signalling_.load(std::memory_order_acquire) > idle_) {
-      pause();
+    if ((await_kicks() & signal_requested) != 0) {
+      // The interrupt that delivers a signal to a running thread may still be
+      // on its way; returning from any system call delivers it.
+      sys::getpid();
+    }
+    errno = saved_errno;
+  }
+
+  /// @return the state once no kick was in flight
+  std::uint32_t await_kicks() noexcept {
+    unsigned spins = 0;
+    for (;;) {
+      const std::uint32_t state = state_.load(std::memory_order_acquire);
+      if (state < idle_ + one_kick) {
+        return state;
+      }
+      if (++spins < 200) {
+        relax();
+        continue;
+      }
+      if (sys::getpid() != page_owner_) {
+        return state;  // Its kicker was not forked with us.
+      }
+      sleep();
     }
   }
 
+  static void relax() noexcept {
+#if KVM_HPP_ARCH_X86
+    asm volatile("pause" ::: "memory");
+#elif KVM_HPP_ARCH_ARM64
+    asm volatile("yield" ::: "memory");
+#else
+    asm volatile("" ::: "memory");
+#endif
+  }
+
   /// Sleeps rather than yields: the other side may have a lower priority.
-  static void pause() noexcept { sys::sleep_nanoseconds(1000); }
+  static void sleep() noexcept { sys::sleep_nanoseconds(1000); }
 
   Mapping page_;
   pid_t page_owner_ = sys::getpid();
   std::atomic<std::uint32_t> in_run_{0};
-  std::atomic<std::uint32_t> signalling_{0};
-  std::atomic<std::uint32_t> requests_{0};
+  std::atomic<std::uint32_t> state_{0};
   std::atomic<pid_t> thread_{0};
-  std::atomic<bool> alive_{true};
-  std::uint32_t idle_ = 0;  // what signalling is with no kick in flight
+  std::uint32_t idle_ = 0;  // the kicks in flight that state_ shows when there are none
   bool has_signals_ = false;
   ::sigset_t signals_{};
 };

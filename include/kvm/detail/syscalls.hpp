@@ -81,7 +81,7 @@ inline int take_signal(const ::sigset_t* set) noexcept {
 }
 
 inline void sleep_nanoseconds(long nanoseconds) noexcept {
-  const struct ::timespec duration {.tv_sec = 0, .tv_nsec = nanoseconds};
+  const struct ::timespec duration { .tv_sec = 0, .tv_nsec = nanoseconds };
   ::nanosleep(&duration, nullptr);
 }
 

@@ -70,6 +70,9 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     if (!completion_pending()) {
       return std::nullopt;
     }
+    if (sys::getpid() != owner()) {  // A fork's child has no run page.
+      return failed(EIO);
+    }
     if (const auto problem = enter()) {
       return Exit(*problem);
     }
@@ -77,9 +80,6 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     const int result = sys::ioctl(fd(), uapi::request::run.code, 0);
     const int error_number = errno;
     control_->leave();
-    if (result != 0 && error_number == EIO) {  // A fork's child has no run page.
-      return failed(error_number);
-    }
     control_->restore_immediate_exit();
     if (result == 0) {
       return accept_exit();
@@ -109,7 +109,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     if (!control_) {
       return failure("Vcpu::kicker", EBADF);
     }
-    if (signal <= 0 || signal > SIGRTMAX || signal == SIGKILL || signal == SIGSTOP) {
+    if (signal <= 0 || signal > SIGRTMAX || signal == SIGKILL || signal == SIGSTOP ||
+        (signal >= 32 && signal < SIGRTMIN)) {  // The C library's own.
       return make_error(EINVAL, "Vcpu::kicker", text("signal=", signal),
                         "this is not a signal that a handler can be installed for");
     }
@@ -317,7 +318,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     last_exit_ = no_exit;
     while (takes_signals_ && sys::take_signal(&taken_signals_) > 0) {
     }
-    const bool kicked = control_->take_requests() != 0;
+    const bool kicked = control_->take_requests();
     return Exit(control_->run(), Exit::interrupted | (kicked ? 1u : 0u), control_->size());
   }
 

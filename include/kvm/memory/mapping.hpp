@@ -67,8 +67,8 @@ class Mapping {
     }
     void* address = detail::sys::mmap(size, PROT_READ | PROT_WRITE, flags, fd, offset);
     if (address == MAP_FAILED) {
-      return fail(errno, errno == ENOMEM ? "the host has no room for it, or its limits forbid it"
-                                         : "");
+      return fail(errno,
+                  errno == ENOMEM ? "the host has no room for it, or its limits forbid it" : "");
     }
     Mapping mapping(address, size);
     // A child must neither write to the guest nor copy its memory on write.

@@ -86,10 +86,10 @@ class MemorySlot {
                                 "this slot is empty: it was moved from or removed");
     }
     if (!state_->delete_slot(id_, gpa_)) {
-      return state_->failure(request.name, errno,
-                             detail::text("slot=", id_.id, ", gpa=", detail::Hex{gpa_.value},
-                                          ", size=0"),
-                             "the slot is still there");
+      return state_->failure(
+          request.name, errno,
+          detail::text("slot=", id_.id, ", gpa=", detail::Hex{gpa_.value}, ", size=0"),
+          "the slot is still there");
     }
     state_.reset();
     return std::move(mapping_);

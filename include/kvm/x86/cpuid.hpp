@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_X86_CPUID_HPP
+#define KVM_HPP_X86_CPUID_HPP
+
+#include <kvm/error.hpp>
+#include <kvm/uapi/structs.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+KVM_HPP_BEGIN
+namespace x86 {
+
+/// The four registers that CPUID answers in.
+enum class CpuidRegister { eax, ebx, ecx, edx };
+
+/// One bit of a CPUID table: what the manuals call a feature flag.
+struct CpuidBit {
+  std::uint32_t function;  ///< EAX before the instruction
+  std::uint32_t index;     ///< ECX before it, for functions that look at it
+  CpuidRegister reg;
+  unsigned bit;  ///< 0 to 31
+
+  constexpr bool operator==(const CpuidBit&) const = default;
+};
+
+/// A CPUID table, by value: what a guest sees of its processor.
+///
+/// Start from System::supported_cpuid(), change what the guest shall see, and
+/// give it to Vcpu::set_cpuid2():
+///
+///     kvm::x86::Cpuid table = system.supported_cpuid();
+///     table.clear_bit(hypervisor);
+///     table.set({.function = 0x40000100, .eax = 0x1234});
+///     vcpu.set_cpuid2(table);
+///
+/// Plain data: one thread at a time, as with any container.
+class Cpuid {
+ public:
+  /// Entries that KVM takes (R81). A table can hold more; setting it then fails.
+  static constexpr std::size_t max_entries = 256;
+
+  using Entry = uapi::kvm_cpuid_entry2;
+
+  /// An empty table: the guest sees zeroes.
+  Cpuid() = default;
+  explicit Cpuid(std::vector<Entry> entries) noexcept : entries_(std::move(entries)) {}
+
+  /// The entry that answers CPUID with EAX = function and ECX = index, or null.
+  /// For a function that ignores ECX any index finds it. Writable: change the
+  /// registers through it. Valid until an entry is added or removed.
+  Entry* find(std::uint32_t function, std::uint32_t index = 0) noexcept {
+    const auto found =
+        std::find_if(entries_.begin(), entries_.end(),
+                     [&](const Entry& entry) { return answers(entry, function, index); });
+    return found != entries_.end() ? &*found : nullptr;
+  }
+  const Entry* find(std::uint32_t function, std::uint32_t index = 0) const noexcept {
+    return const_cast<Cpuid*>(this)->find(function, index);
+  }
+
+  /// Puts an entry in, in the place of those that answer the same. One whose
+  /// function looks at ECX needs uapi::cpuid_flag::significant_index.
+  void set(const Entry& entry) {
+    const bool indexed = (entry.flags & uapi::cpuid_flag::significant_index) != 0;
+    std::erase_if(entries_, [&](const Entry& other) {
+      return indexed ? answers(other, entry.function, entry.index)
+                     : other.function == entry.function;
+    });
+    entries_.push_back(entry);
+  }
+
+  /// Takes out all entries of a function, or the one that answers an index.
+  /// @return how many there were
+  std::size_t remove(std::uint32_t function) {
+    return std::erase_if(entries_, [&](const Entry& entry) { return entry.function == function; });
+  }
+  std::size_t remove(std::uint32_t function, std::uint32_t index) {
+    return std::erase_if(entries_,
+                         [&](const Entry& entry) { return answers(entry, function, index); });
+  }
+
+  /// Whether a bit is set; not if there is no such entry.
+  bool test_bit(const CpuidBit& which) const noexcept {
+    const Entry* const entry = find(which.function, which.index);
+    return entry != nullptr && (value(*entry, which.reg) & mask(which)) != 0;
+  }
+  /// Sets or clears a bit. False, and nothing is changed, if there is no such
+  /// entry or bit.
+  bool set_bit(const CpuidBit& which, bool value_of_bit = true) noexcept {
+    Entry* const entry = find(which.function, which.index);
+    if (entry == nullptr || which.bit > 31) {
+      return false;
+    }
+    std::uint32_t& reg = const_cast<std::uint32_t&>(value(*entry, which.reg));
+    reg = value_of_bit ? reg | mask(which) : reg & ~mask(which);
+    return true;
+  }
+  bool clear_bit(const CpuidBit& which) noexcept { return set_bit(which, false); }
+
+  /// All entries, in KVM's order. Valid until one is added or removed.
+  std::span<Entry> entries() noexcept { return entries_; }
+  std::span<const Entry> entries() const noexcept { return entries_; }
+
+  std::size_t size() const noexcept { return entries_.size(); }
+  bool empty() const noexcept { return entries_.empty(); }
+  auto begin() noexcept { return entries_.begin(); }
+  auto end() noexcept { return entries_.end(); }
+  auto begin() const noexcept { return entries_.begin(); }
+  auto end() const noexcept { return entries_.end(); }
+
+  /// Whether both hold the same entries in the same order, padding aside.
+  friend bool operator==(const Cpuid& a, const Cpuid& b) noexcept {
+    return std::equal(a.entries_.begin(), a.entries_.end(), b.entries_.begin(), b.entries_.end(),
+                      [](const Entry& x, const Entry& y) {
+                        return x.function == y.function && x.index == y.index &&
+                               x.flags == y.flags && x.eax == y.eax && x.ebx == y.ebx &&
+                               x.ecx == y.ecx && x.edx == y.edx;
+                      });
+  }
+
+ private:
+  static bool answers(const Entry& entry, std::uint32_t function, std::uint32_t index) noexcept {
+    return entry.function == function &&
+           ((entry.flags & uapi::cpuid_flag::significant_index) == 0 || entry.index == index);
+  }
+  static const std::uint32_t& value(const Entry& entry, CpuidRegister reg) noexcept {
+    switch (reg) {
+      case CpuidRegister::eax: return entry.eax;
+      case CpuidRegister::ebx: return entry.ebx;
+      case CpuidRegister::ecx: return entry.ecx;
+      default: return entry.edx;
+    }
+  }
+  static constexpr std::uint32_t mask(const CpuidBit& which) noexcept {
+    return which.bit > 31 ? 0 : std::uint32_t{1} << which.bit;
+  }
+
+  std::vector<Entry> entries_;
+};
+
+}  // namespace x86
+
+namespace detail {
+
+/// The bytes of a kvm_cpuid2 with room for `count` entries.
+inline std::vector<std::byte> cpuid_buffer(std::size_t count) {
+  std::vector<std::byte> buffer(uapi::flexible_size<uapi::kvm_cpuid2>(count));
+  const uapi::kvm_cpuid2 header{.nent = static_cast<std::uint32_t>(count), .padding = 0};
+  std::memcpy(buffer.data(), &header, sizeof header);
+  return buffer;
+}
+
+/// Fetches a table of unknown length. A buffer that is too short gives E2BIG
+/// without the length that it should have: grow and try again (R80).
+/// @param send sends the request with a buffer; returns what the ioctl returns
+/// @param fail makes the Error of an errno value
+template <class Send, class Fail>
+Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
+  constexpr std::size_t limit = 1 << 16;
+  for (std::size_t room = 128;; room *= 2) {
+    std::vector<std::byte> buffer = cpuid_buffer(room);
+    if (send(buffer.data()) < 0) {
+      const int error_number = errno;
+      if (error_number == E2BIG && room < limit) {
+        continue;
+      }
+      return fail(error_number);
+    }
+    uapi::kvm_cpuid2 header;
+    std::memcpy(&header, buffer.data(), sizeof header);
+    std::vector<uapi::kvm_cpuid_entry2> entries(std::min<std::size_t>(header.nent, room));
+    if (!entries.empty()) {
+      std::memcpy(entries.data(), buffer.data() + uapi::kvm_cpuid2::array_offset,
+                  entries.size() * sizeof entries[0]);
+    }
+    return x86::Cpuid(std::move(entries));
+  }
+}
+
+}  // namespace detail
+KVM_HPP_END
+
+#endif
