@@ -2,9 +2,8 @@
 // What any architecture's KVM tells.
 #include "collect.hpp"
 
-#include <algorithm>
+#include <concepts>
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,8 +15,10 @@ namespace kvm_info {
 namespace {
 
 Value to_value(bool value) { return value; }
-Value to_value(std::uint32_t value) { return std::uint64_t{value}; }
-Value to_value(std::uint64_t value) { return value; }
+template <std::unsigned_integral Number>
+Value to_value(Number value) {
+  return std::uint64_t{value};
+}
 template <class Bit>
 Value to_value(kvm::Flags<Bit> flags) {
   FlagSet set{.bits = flags.raw(), .names = {}};
@@ -92,7 +93,8 @@ void collect_limits(Report& report, const kvm::System& system) {
       {"memory_slots", capability(number::nr_memslots), "", "memory slots per address space"},
       {"address_spaces", capability(number::multi_address_space).value_or(1), "",
        "address spaces that slots can be put in"},
-      {"vcpu_mapping_bytes", system.vcpu_mmap_size(), "bytes", "mapped per vCPU, run page included"},
+      {"vcpu_mapping_bytes", system.vcpu_mmap_size(), "bytes",
+       "mapped per vCPU, run page included"},
       {"irq_routes", capability(number::irq_routing), "", "interrupt routes per VM"},
       {"dirty_ring_bytes", capability(number::dirty_log_ring_acq_rel), "bytes",
        "largest dirty ring per vCPU"},
@@ -102,11 +104,11 @@ void collect_limits(Report& report, const kvm::System& system) {
                            "a vCPU's extended processor state (XSAVE)"});
   report.limits.push_back({"nested_state_bytes", capability(number::nested_state), "bytes",
                            "a vCPU's state of nested virtualization"});
-  report.limits.push_back({"machine_check_banks", capability(number::mce), "",
-                           "machine-check banks per vCPU"});
+  report.limits.push_back(
+      {"machine_check_banks", capability(number::mce), "", "machine-check banks per vCPU"});
 #elif KVM_HPP_ARCH_ARM64
-  report.limits.push_back({"ipa_bits", capability(number::arm_vm_ipa_size), "",
-                           "bits of a guest physical address"});
+  report.limits.push_back(
+      {"ipa_bits", capability(number::arm_vm_ipa_size), "", "bits of a guest physical address"});
   report.limits.push_back({"hardware_breakpoints", capability(number::guest_debug_hw_bps), "",
                            "hardware breakpoints for guest debugging"});
   report.limits.push_back({"hardware_watchpoints", capability(number::guest_debug_hw_wps), "",
@@ -137,8 +139,8 @@ void collect_vm_types(Report& report) {
   }
   for (; number < 32; ++number) {
     if ((types >> number & 1) != 0) {
-      report.vm_types.push_back({"type " + std::to_string(number), number, true,
-                                 "not known to this program"});
+      report.vm_types.push_back(
+          {"type " + std::to_string(number), number, true, "not known to this program"});
     }
   }
 #else

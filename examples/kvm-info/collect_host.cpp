@@ -57,7 +57,8 @@ const char* meaning(std::string_view name) {
       {"mmio_caching", "accesses without memory are known from the page tables"},
       {"nested", "guests can be hypervisors"},
       {"nx_huge_pages", "huge pages are not executable (iTLB multihit)"},
-      {"nx_huge_pages_recovery_period_ms", "how often split huge pages are restored; 0: own choice"},
+      {"nx_huge_pages_recovery_period_ms",
+       "how often split huge pages are restored; 0: own choice"},
       {"nx_huge_pages_recovery_ratio", "one of this many is restored at a time"},
       {"pi_inject_timer", "timers are posted from a housekeeping CPU"},
       {"ple_gap", "PAUSE loops: cycles between two of one loop"},
@@ -85,7 +86,8 @@ const char* meaning(std::string_view name) {
 }
 
 Parameter read(const std::string& module, const std::string& name) {
-  Parameter out{.module = module, .name = name, .text = {}, .problem = {}, .meaning = meaning(name)};
+  Parameter out{
+      .module = module, .name = name, .text = {}, .problem = {}, .meaning = meaning(name)};
   const auto text = kvm::try_module_parameter(name, module);
   if (text) {
     out.text = *text;

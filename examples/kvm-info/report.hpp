@@ -35,9 +35,9 @@ struct Capability {
   std::string name;  ///< with KVM_CAP_
   std::string summary;
   std::optional<Answer> system;
-  std::optional<Answer> vm;     ///< the precise one, where there is a VM
-  std::string enabled_on;       ///< "vm", "vcpu" or nothing
-  std::string constraint;       ///< what enabling asks for, or nothing
+  std::optional<Answer> vm;  ///< the precise one, where there is a VM
+  std::string enabled_on;    ///< "vm", "vcpu" or nothing
+  std::string constraint;    ///< what enabling asks for, or nothing
 
   /// The answer that counts.
   const std::optional<Answer>& answer() const { return vm ? vm : system; }
@@ -87,6 +87,11 @@ struct List {
   std::string problem;
 };
 
+struct Msr {
+  std::uint32_t index;
+  std::optional<std::uint64_t> value;  ///< of those that the system can be asked for
+};
+
 struct Feature {
   std::string name;
   std::string meaning;
@@ -96,17 +101,18 @@ struct Feature {
 struct X86 {
   List<CpuidEntry> supported_cpuid;
   List<CpuidEntry> emulated_cpuid;
-  List<std::uint32_t> msrs;
-  List<std::uint32_t> feature_msrs;
-  std::vector<Feature> paravirtual;  ///< what leaf 0x40000001 offers, named
-  std::optional<std::uint64_t> machine_check;     ///< as MSR IA32_MCG_CAP
-  std::optional<std::uint64_t> guest_xcr0;  ///< state components that guests can be given
+  List<CpuidEntry> hyperv_cpuid;
+  List<Msr> msrs;
+  List<Msr> feature_msrs;
+  std::vector<Feature> paravirtual;            ///< what leaf 0x40000001 offers, named
+  std::optional<std::uint64_t> machine_check;  ///< as MSR IA32_MCG_CAP
+  std::optional<std::uint64_t> guest_xcr0;     ///< state components that guests can be given
 };
 
 struct Report {
   std::string device;
-  std::string kernel;   ///< its release
-  std::string machine;  ///< its architecture
+  std::string kernel;                 ///< its release
+  std::string machine;                ///< its architecture
   std::vector<std::string> backends;  ///< modules beside kvm itself
   int api_version = 0;
   std::string vm_problem;  ///< why no VM could be asked, or nothing

@@ -53,7 +53,7 @@ class Exit {
   /// or not, by reference or not), before a generic one. Without a generic one
   /// there must be a handler for each exit that this architecture has; what is
   /// wrong does not compile. All handlers return the same type, or types with
-  /// a common one.
+  /// a common one, by value: what a handler returns by reference is copied.
   template <class... Handlers>
   decltype(auto) visit(Handlers&&... handlers) const {
     using Set = detail::HandlerSet<detail::HostExits, std::remove_reference_t<Handlers>...>;
@@ -79,6 +79,9 @@ class Exit {
   /// @param size bytes mapped at `run`, at least sizeof(kvm_run); nothing past
   ///             them is touched
   static Exit decode(uapi::kvm_run& run, std::size_t size) noexcept {
+    if (run.exit_reason >= first_of_ours) {
+      return Exit(&run, failed | EPROTO, size);
+    }
     return Exit(&run, run.exit_reason, size);
   }
 
@@ -157,6 +160,8 @@ class Exit {
         return {EPERM, "the vCPU is not finalised (KVM_ARM_VCPU_FINALIZE)"};
       case EBADF:
         return {EBADF, "the vCPU's descriptor was closed"};
+      case EPROTO:
+        return {EPROTO, "the run page's exit reason is none that KVM could have"};
       default:
         return {error_number, ""};
     }
@@ -173,20 +178,20 @@ class Exit {
 template <class R, class F>
 R Exit::dispatch(F&& handle) const {
   using uapi::ExitReason;
-  uapi::kvm_run& run = *run_;
-  if (kind_ >= first_of_ours) [[unlikely]] {
+  if (kind_ >= first_of_ours) [[unlikely]] {  // There may be no run page.
     if (kind_ >= interrupted) {
       return handle(exits::Interrupted{(kind_ & low_bits) != 0});
     }
 #if !KVM_HPP_ARCH_RISCV
     if (kind_ >= memory_fault) {
-      const auto& fault = run.memory_fault;
+      const auto& fault = run_->memory_fault;
       return handle(exits::MemoryFault{fault.flags, Gpa(fault.gpa), fault.size,
                                        static_cast<int>(kind_ & low_bits)});
     }
 #endif
     return handle(failure());
   }
+  uapi::kvm_run& run = *run_;
   switch (static_cast<ExitReason>(kind_)) {
     case ExitReason::unknown:
       return handle(exits::Unknown{run.hw.hardware_exit_reason});

@@ -15,6 +15,15 @@
 namespace fault {
 namespace {
 
+// It maps memory of its own as it goes: only the library's mappings can be counted then.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool address_sanitizer = true;
+#elif defined(__has_feature)
+constexpr bool address_sanitizer = __has_feature(address_sanitizer);
+#else
+constexpr bool address_sanitizer = false;
+#endif
+
 bool always_survives(const Call& call, int error_number) {
   switch (call.function) {
     case Function::close:         // The descriptor is gone all the same.
@@ -41,7 +50,7 @@ void expect_alive(Guest& guest) {
   EXPECT_EQ(guest.vm.check_raw(kvm::uapi::cap::user_memory), 1);
   EXPECT_TRUE(guest.vcpu.try_get_regs());
   const kvm::Exit exit = guest.vcpu.run();
-  exit.visit([](kvm::exits::Failed failed) { ADD_FAILURE() << "run: " << failed.reason; },
+  exit.visit([](kvm::exits::Failed failed) { ADD_FAILURE() << "run: " << failed.cause; },
              [](auto&&) {});
 }
 
@@ -99,6 +108,9 @@ std::vector<Call> run_once(const Operation& operation,
       EXPECT_TRUE(second.succeeded) << "a second, undisturbed try: " << second.what;
     }
     expect_alive(guest);
+    if (operation.finish) {
+      operation.finish();
+    }
   }
   EXPECT_EQ(Resources::now(), outside) << "with all handles gone";
   return calls;
@@ -119,12 +131,12 @@ Resources Resources::now() {
   }
   std::sort(resources.descriptors.begin(), resources.descriptors.end());
   resources.library_mappings = live_mappings();
-#if !defined(__SANITIZE_ADDRESS__) && !(defined(__clang__) && __has_feature(address_sanitizer))
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    ++resources.process_mappings;
+  if (!address_sanitizer) {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      ++resources.process_mappings;
+    }
   }
-#endif
   return resources;
 }
 

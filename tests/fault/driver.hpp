@@ -39,16 +39,16 @@ struct Outcome {
 template <class F>
 Outcome attempt(F&& f) {
   using R = std::invoke_result_t<F&>;
-  if constexpr (requires(R r) { r.has_value(), r.error(); }) {
-    const auto result = f();
-    return result ? Outcome() : Outcome::of(result.error());
-  } else {
-    try {
+  try {
+    if constexpr (requires(R r) { r.has_value(), r.error(); }) {
+      const auto result = f();
+      return result ? Outcome() : Outcome::of(result.error());
+    } else {
       static_cast<void>(f());
-    } catch (const kvm::Error& error) {
-      return Outcome::of(error);
+      return {};
     }
-    return {};
+  } catch (const kvm::Error& error) {
+    return Outcome::of(error);
   }
 }
 
@@ -70,14 +70,16 @@ struct Resources {
 /// An operation and what is special about it.
 struct Operation {
   std::string name;
-  std::function<Outcome(Guest&)> run;
+  std::function<Outcome(Guest&)> run = {};
   /// Failures that the operation must survive, besides those that all survive.
-  std::function<bool(const Call&, int)> survives = nullptr;
+  std::function<bool(const Call&, int)> survives = {};
   /// Done to each fresh guest before anything is counted.
-  std::function<void(Guest&)> prepare = nullptr;
+  std::function<void(Guest&)> prepare = {};
+  /// Done at the end, while the guest lives.
+  std::function<void()> finish = {};
   /// Further failures, present in each run: with them the undisturbed
   /// operation fails with `usual_error`, and so must the disturbed one.
-  std::function<std::vector<Rule>()> rules = nullptr;
+  std::function<std::vector<Rule>()> rules = {};
   int usual_error = 0;
   /// Whether the operation can be done again after it failed.
   bool repeatable = true;

@@ -128,6 +128,9 @@ std::vector<Call> disarm() {
   return calls;
 }
 
+Unobserved::Unobserved() : recording_(std::exchange(recording, nullptr)) {}
+Unobserved::~Unobserved() { recording = static_cast<Recording*>(recording_); }
+
 std::size_t injected() { return recording != nullptr ? recording->injected : last_injected; }
 
 std::size_t calls(Function function) {

@@ -69,6 +69,19 @@ std::vector<Call> disarm();
 /// How many calls the rules changed between the last arm() and disarm().
 std::size_t injected();
 
+/// While one lives, this thread's calls are neither recorded nor failed: for
+/// what a test itself does between arm() and disarm().
+class Unobserved {
+ public:
+  Unobserved();
+  ~Unobserved();
+  Unobserved(const Unobserved&) = delete;
+  Unobserved& operator=(const Unobserved&) = delete;
+
+ private:
+  void* recording_;
+};
+
 /// The calls of a function by any thread since the program began.
 std::size_t calls(Function function);
 

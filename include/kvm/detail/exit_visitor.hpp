@@ -76,6 +76,14 @@ template <class R, class C, class... A>
 struct MemberParameter<R (C::*)(A...) noexcept> : SignatureParameter<R, A...> {};
 template <class R, class C, class... A>
 struct MemberParameter<R (C::*)(A...) const noexcept> : SignatureParameter<R, A...> {};
+template <class R, class C, class... A>
+struct MemberParameter<R (C::*)(A...)&> : SignatureParameter<R, A...> {};
+template <class R, class C, class... A>
+struct MemberParameter<R (C::*)(A...) const&> : SignatureParameter<R, A...> {};
+template <class R, class C, class... A>
+struct MemberParameter<R (C::*)(A...) & noexcept> : SignatureParameter<R, A...> {};
+template <class R, class C, class... A>
+struct MemberParameter<R (C::*)(A...) const & noexcept> : SignatureParameter<R, A...> {};
 template <class R, class... A>  // A static call operator.
 struct MemberParameter<R (*)(A...)> : SignatureParameter<R, A...> {};
 template <class R, class... A>

@@ -122,6 +122,12 @@ class Handle {
   int call(uapi::Request<R> request, const void* argument) const noexcept {
     return call(request, reinterpret_cast<unsigned long>(argument));
   }
+  /// The same for what KVM fills: a compiler must not take it for unset memory
+  /// that is read.
+  template <uapi::Scopes R>
+  int call(uapi::Request<R> request, void* argument) const noexcept {
+    return call(request, reinterpret_cast<unsigned long>(argument));
+  }
 
   /// Sends a request that only succeeds or fails.
   template <uapi::Scopes R>
@@ -141,8 +147,8 @@ class Handle {
   /// Reads a struct that KVM fills.
   template <class T, uapi::Scopes R>
   Result<T> try_get(uapi::Request<R> request) const {
-    T value;
-    if (call(request, &value) < 0) {
+    T value;  // GCC takes a pointer to const for a read of it: hence the number.
+    if (call(request, reinterpret_cast<unsigned long>(&value)) < 0) {
       return failure(request.name, errno);
     }
     return value;
@@ -150,7 +156,7 @@ class Handle {
   template <class T, uapi::Scopes R>
   T get(uapi::Request<R> request) const {
     T value;  // Not try_get().value(): this is copied nowhere.
-    if (call(request, &value) < 0) [[unlikely]] {
+    if (call(request, reinterpret_cast<unsigned long>(&value)) < 0) [[unlikely]] {
       raise(failure(request.name, errno));
     }
     return value;

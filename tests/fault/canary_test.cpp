@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+#include "interpose.hpp"
+
+#include <kvm/detail/syscalls.hpp>
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstddef>
+#include <set>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+// That the library's system calls are really replaced: each function of detail::sys moves the
+// counter of the one that it stands for. The symbol check beside this proves that there are no
+// others.
+
+namespace {
+
+namespace sys = kvm::detail::sys;
+using fault::Function;
+
+std::set<Function>& seen() {
+  static std::set<Function> functions;
+  return functions;
+}
+
+template <class F>
+void expect_counted(Function function, F&& call) {
+  const std::size_t before = fault::calls(function);
+  fault::arm();
+  call();
+  const auto calls = fault::disarm();
+  EXPECT_EQ(fault::calls(function), before + 1) << fault::name(function) << " is not intercepted";
+  ASSERT_EQ(calls.size(), 1u) << fault::name(function);
+  EXPECT_EQ(calls.front().function, function);
+  seen().insert(function);
+}
+
+TEST(Canary, EveryCallIsIntercepted) {
+  int fd = -1;
+  expect_counted(Function::open, [&] { fd = sys::open("/dev/null", O_RDONLY); });
+  ASSERT_GE(fd, 0);
+  char byte = 0;
+  expect_counted(Function::read, [&] { EXPECT_EQ(sys::read(fd, &byte, 1), 0); });
+  expect_counted(Function::ioctl, [&] { EXPECT_EQ(sys::ioctl(fd, 0, 0), -1); });
+  expect_counted(Function::fcntl, [&] { EXPECT_EQ(sys::set_cloexec(fd), 0); });
+  expect_counted(Function::close, [&] { EXPECT_EQ(sys::close(fd), 0); });
+  struct ::stat status {};
+  expect_counted(Function::stat, [&] { EXPECT_EQ(sys::stat("/dev/null", &status), 0); });
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
+
+  std::size_t page = 0;
+  expect_counted(Function::sysconf, [&] { page = sys::page_size(); });
+  void* address = nullptr;
+  expect_counted(Function::mmap, [&] {
+    address = sys::mmap(page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  });
+  ASSERT_NE(address, MAP_FAILED);
+  EXPECT_TRUE(fault::is_mapped(address));
+  expect_counted(Function::madvise,
+                 [&] { EXPECT_EQ(sys::madvise(address, page, MADV_DONTFORK), 0); });
+  expect_counted(Function::munmap, [&] { EXPECT_EQ(sys::munmap(address, page), 0); });
+  EXPECT_FALSE(fault::is_mapped(address));
+
+  pid_t process = 0;
+  pid_t thread = 0;
+  expect_counted(Function::getpid, [&] { process = sys::getpid(); });
+  expect_counted(Function::syscall, [&] { thread = sys::gettid(); });
+  EXPECT_EQ(process, thread);
+  expect_counted(Function::syscall, [&] { EXPECT_EQ(sys::tgkill(process, thread, 0), 0); });
+  expect_counted(Function::syscall, [&] { sys::membarrier(0); });
+
+  struct ::sigaction action {};
+  expect_counted(Function::sigaction,
+                 [&] { EXPECT_EQ(sys::get_signal_action(SIGUSR2, &action), 0); });
+  ::sigset_t set;
+  expect_counted(Function::pthread_sigmask, [&] { EXPECT_EQ(sys::get_signal_mask(&set), 0); });
+  ::sigemptyset(&set);
+  expect_counted(Function::sigtimedwait, [&] { EXPECT_EQ(sys::take_signal(&set), -1); });
+  expect_counted(Function::nanosleep, [&] { sys::sleep_nanoseconds(1); });
+
+  EXPECT_EQ(seen().size(), fault::function_count);
+}
+
+TEST(Canary, FailuresReachOnlyTheirThread) {
+  fault::arm({{.matches = [](const fault::Call&, std::size_t) { return true; },
+               .error_number = EMFILE}});
+  EXPECT_EQ(sys::open("/dev/null", O_RDONLY), -1);
+  EXPECT_EQ(errno, EMFILE);
+  fault::disarm();
+  const int fd = sys::open("/dev/null", O_RDONLY);
+  EXPECT_GE(fd, 0);
+  // A close that fails has closed.
+  fault::arm({{.matches = [](const fault::Call&, std::size_t) { return true; },
+               .error_number = EIO}});
+  EXPECT_EQ(sys::close(fd), -1);
+  fault::disarm();
+  EXPECT_EQ(::fcntl(fd, F_GETFD), -1);
+}
+
+}  // namespace
