@@ -25,7 +25,11 @@ Value to_value(kvm::Flags<Bit> flags) {
   for (const auto& name : flag_names(Bit{})) {
     if (flags.contains(name.bit)) {
       set.names.emplace_back(name.text);
+      flags = flags.without(name.bit);
     }
+  }
+  if (!flags.empty()) {
+    set.names.push_back(to_string(flags));
   }
   return set;
 }
@@ -186,6 +190,7 @@ void collect_devices(Report& report, const kvm::Vm& vm) {
 Report collect(const std::string& device) {
   Report report;
   report.device = device;
+  collect_host(report);
   const kvm::System system(device.c_str());
   report.api_version = kvm::System::api_version;  // Any other is an error.
 
@@ -203,7 +208,6 @@ Report collect(const std::string& device) {
 #if KVM_HPP_ARCH_X86
   report.x86 = collect_x86(system);
 #endif
-  collect_host(report);
   return report;
 }
 

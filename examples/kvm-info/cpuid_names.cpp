@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The names of CPUID's leaves and bits.
 #include <algorithm>
-#include <cstring>
+#include <initializer_list>
 #include <iterator>
 #include <utility>
 
@@ -149,6 +149,17 @@ bool matches(const CpuidEntry& entry, const Bits& bits) {
   return bits.function == entry.function && bits.index == entry.index.value_or(0);
 }
 
+/// The names of the bits that are set.
+void append_names(std::vector<std::string>& out, std::uint64_t bits, std::string_view names) {
+  for (; !names.empty() && bits != 0; bits >>= 1) {
+    const std::string_view name = names.substr(0, names.find(' '));
+    names.remove_prefix(std::min(name.size() + 1, names.size()));
+    if ((bits & 1) != 0 && name != "-") {
+      out.emplace_back(name);
+    }
+  }
+}
+
 const CpuidEntry* find(std::span<const CpuidEntry> cpuid, std::uint32_t function) {
   const auto found = std::find_if(cpuid.begin(), cpuid.end(), [&](const CpuidEntry& entry) {
     return entry.function == function;
@@ -184,19 +195,26 @@ std::string_view leaf_title(const CpuidEntry& entry) {
 std::vector<std::string> feature_names(const CpuidEntry& entry) {
   std::vector<std::string> out;
   for (const Bits& bits : bit_names) {
-    if (!matches(entry, bits)) {
-      continue;
-    }
-    std::uint32_t value = entry.*bits.reg;
-    for (std::string_view rest = bits.names; !rest.empty() && value != 0; value >>= 1) {
-      const auto end = std::min(rest.find(' '), rest.size());
-      const std::string_view name = rest.substr(0, end);
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-      if ((value & 1) != 0 && name != "-") {
-        out.emplace_back(name);
-      }
+    if (matches(entry, bits)) {
+      append_names(out, entry.*bits.reg, bits.names);
     }
   }
+  return out;
+}
+
+std::vector<std::string> state_component_names(std::uint64_t xcr0) {
+  std::vector<std::string> out;
+  append_names(out, xcr0,
+               "x87 sse avx bndregs bndcsr opmask zmm_hi256 hi16_zmm pt pkru pasid cet_u cet_s hdc "
+               "uintr lbr hwp tile_config tile_data apx");
+  return out;
+}
+
+std::vector<std::string> machine_check_names(std::uint64_t mcg_cap) {
+  std::vector<std::string> out;
+  append_names(out, mcg_cap,
+               "- - - - - - - - ctl_p ext_p cmci_p tes_p - - - - - - - - - - - - ser_p - elog_p "
+               "lmce_p");
   return out;
 }
 

@@ -2,6 +2,7 @@
 #ifndef KVM_INFO_NAMES_HPP
 #define KVM_INFO_NAMES_HPP
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,11 @@ struct Processor {
   unsigned physical_bits, linear_bits;
 };
 Processor processor(std::span<const CpuidEntry> cpuid);
+
+/// The names of XCR0's state components.
+std::vector<std::string> state_component_names(std::uint64_t xcr0);
+/// The names of what IA32_MCG_CAP says beside the number of banks.
+std::vector<std::string> machine_check_names(std::uint64_t mcg_cap);
 
 /// KVM's own leaf 0x40000001, each feature with its meaning.
 std::vector<Feature> paravirtual_features(std::span<const CpuidEntry> cpuid);

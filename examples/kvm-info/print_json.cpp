@@ -113,7 +113,9 @@ Json json(const X86& x86) {
                    return Json{{"name", feature.name}, {"meaning", feature.meaning}};
                  })},
           {"guest_xcr0", or_null(x86.guest_xcr0)},
+          {"guest_state_components", state_component_names(x86.guest_xcr0.value_or(0))},
           {"machine_check", or_null(x86.machine_check)},
+          {"machine_check_features", machine_check_names(x86.machine_check.value_or(0))},
           {"supported_cpuid", json(x86.supported_cpuid)},
           {"emulated_cpuid", json(x86.emulated_cpuid)},
           {"hyperv_cpuid", json(x86.hyperv_cpuid)},

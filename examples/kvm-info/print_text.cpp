@@ -96,9 +96,6 @@ std::string short_value(const Value& value) {
   return bits == 0 ? "none" : format("0x%llx", static_cast<unsigned long long>(bits));
 }
 
-/// What a set of flags holds, unnamed ones as a number.
-std::string flag_text(const FlagSet& set) { return join(set.names, ", "); }
-
 void print_head(Page& page, const Report& report) {
   page.heading("KVM on " + report.device);
   page.line(format("  API version   %d", report.api_version));
@@ -117,7 +114,8 @@ void print_limits(Page& page, const Report& report) {
   page.heading("Limits");
   for (const Limit& limit : report.limits) {
     const std::string value = limit.value ? std::to_string(*limit.value) : "-";
-    page.wrapped(format("%12s %-6s ", value.c_str(), limit.unit.c_str()), limit.meaning);
+    page.wrapped(format("%12s %-6s ", value.c_str(), limit.value ? limit.unit.c_str() : ""),
+                 limit.meaning);
   }
 }
 
@@ -142,7 +140,7 @@ void print_capability(Page& page, const Capability& capability) {
   const std::string indent(summary_at, ' ');
   if (answer) {
     if (const FlagSet* flags = std::get_if<FlagSet>(&answer->value); flags && flags->bits != 0) {
-      page.wrapped(indent + "= ", flag_text(*flags));
+      page.wrapped(indent + "= ", join(flags->names, ", "));
     }
   }
   if (capability.vm && capability.system && capability.vm->value != capability.system->value) {
@@ -167,7 +165,8 @@ void print_capabilities(Page& page, const Report& report) {
       }
       if (first) {
         page.line();
-        page.line(title);
+        page.line(title == topics().front() ? padded(title, 33) + "value       on    meaning"
+                                            : std::string(title));
         first = false;
       }
       print_capability(page, capability);
@@ -218,21 +217,18 @@ void print_cpuid(Page& page, const std::string& title, const List<CpuidEntry>& l
 void print_processor(Page& page, const X86& x86) {
   const Processor cpu = processor(x86.supported_cpuid.entries);
   page.heading("Processor that guests can have");
-  page.wrapped("  name          ", cpu.name.empty() ? "-" : cpu.name);
-  page.wrapped("  vendor        ", cpu.vendor.empty() ? "-" : cpu.vendor);
-  page.line(format("  version       family %u, model %u, stepping %u", cpu.family, cpu.model,
-                   cpu.stepping));
-  page.line(format("  addresses     %u bits physical, %u bits linear", cpu.physical_bits,
-                   cpu.linear_bits));
+  const auto line = [&](const char* label, const std::string& text) {
+    page.wrapped("  " + padded(label, 18), text.empty() ? "-" : text);
+  };
+  line("vendor", cpu.vendor);
+  line("name", cpu.name);
+  line("version", format("family %u, model %u, stepping %u", cpu.family, cpu.model, cpu.stepping));
+  line("addresses", format("%u bits physical, %u bits linear", cpu.physical_bits, cpu.linear_bits));
   if (x86.guest_xcr0) {
-    page.line(format("  extended state %#llx (components of XCR0)",
-                     static_cast<unsigned long long>(*x86.guest_xcr0)));
+    line("extended state", join(state_component_names(*x86.guest_xcr0), " "));
   }
   if (x86.machine_check) {
-    const auto value = *x86.machine_check;
-    page.line(format("  machine check %llu banks, flags %#llx",
-                     static_cast<unsigned long long>(value & 0xff),
-                     static_cast<unsigned long long>(value & ~std::uint64_t{0xff})));
+    line("machine checks", join(machine_check_names(*x86.machine_check), " "));
   }
 }
 

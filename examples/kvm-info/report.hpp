@@ -13,7 +13,7 @@
 /// and print_json(). An optional is empty where the host does not tell.
 namespace kvm_info {
 
-/// A set of flags: its bits, and the names of those that have one.
+/// A set of flags: its bits, and their names; those without one are a number, the last "name".
 struct FlagSet {
   std::uint64_t bits = 0;
   std::vector<std::string> names;

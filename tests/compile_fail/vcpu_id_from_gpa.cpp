@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// expect(g++): could not convert
+// expect(g++): (cannot|could not) convert
 // expect(clang++): no viable conversion|no matching member function
 #include <kvm/kvm.hpp>
 

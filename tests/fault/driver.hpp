@@ -73,6 +73,8 @@ struct Operation {
   std::function<Outcome(Guest&)> run = {};
   /// Failures that the operation must survive, besides those that all survive.
   std::function<bool(const Call&, int)> survives = {};
+  /// Makes the guest.
+  std::function<Guest()> make = make_guest;
   /// Done to each fresh guest before anything is counted.
   std::function<void(Guest&)> prepare = {};
   /// Done at the end, while the guest lives.
@@ -81,6 +83,9 @@ struct Operation {
   /// operation fails with `usual_error`, and so must the disturbed one.
   std::function<std::vector<Rule>()> rules = {};
   int usual_error = 0;
+  /// A host may lack it: where it fails undisturbed, the ioctl that failed is
+  /// answered with 0.
+  bool optional = false;
   /// Whether the operation can be done again after it failed.
   bool repeatable = true;
   /// Whether it can be done a second time after it succeeded.
@@ -117,11 +122,11 @@ void expect_pair_withstands(Operation operation, Try&& without, Throw&& throwing
 /// designated initializers of Operation.
 #define KVM_HPP_EXPECT_PAIR(target, call, ...)                                \
   fault::expect_pair_withstands({.name = #call, __VA_ARGS__},                 \
-                                [](fault::Guest& g) {                         \
+                                [&](fault::Guest& g) {                        \
                                   static_cast<void>(g);                       \
                                   return target try_##call;                   \
                                 },                                            \
-                                [](fault::Guest& g) {                         \
+                                [&](fault::Guest& g) {                        \
                                   static_cast<void>(g);                       \
                                   return target call;                         \
                                 })

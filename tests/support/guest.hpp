@@ -4,9 +4,13 @@
 
 #include <kvm/kvm.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
+#include <map>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -110,6 +114,124 @@ struct Guest : Machine {
     return guest;
   }
 };
+
+/// What emulated devices saw of a guest, and what they answer: port reads get
+/// the bytes 1, 2, 3…, MMIO reads a byte that depends on its address alone. So
+/// it makes no difference into how many exits a host cuts an access.
+struct Devices {
+  /// Guests write to it when they are done.
+  static constexpr std::uint16_t done_port = 0xff;
+
+  static constexpr std::uint8_t mmio_byte(std::uint64_t gpa) {
+    return static_cast<std::uint8_t>(gpa * 7 + (gpa >> 8) + 3);
+  }
+  /// What a read of `size` bytes at `gpa` gives.
+  static constexpr std::uint64_t mmio_value(std::uint64_t gpa, unsigned size) {
+    std::uint64_t value = 0;
+    for (unsigned i = 0; i < size; ++i) {
+      value |= std::uint64_t{mmio_byte(gpa + i)} << (8 * i);
+    }
+    return value;
+  }
+
+  std::map<std::uint16_t, std::vector<std::uint8_t>> out;
+  std::map<std::uint64_t, std::uint8_t> written;
+  std::vector<unsigned> element_sizes;
+  std::vector<std::size_t> mmio_sizes;
+  std::uint8_t last_in = 0;
+  unsigned ios = 0;
+  /// The exit that serve() did not know.
+  std::string ended_by;
+
+  /// Serves an IO or MMIO exit. False if it was another, or the guest is done.
+  bool serve(const kvm::Exit& exit) {
+    return exit.visit(
+        [&](kvm::exits::IoOut io) {
+          if (io.port == done_port) {
+            ended_by = "done";
+            return false;
+          }
+          ++ios;
+          element_sizes.push_back(io.size);
+          for (const std::byte byte : io.data) {
+            out[io.port].push_back(std::to_integer<std::uint8_t>(byte));
+          }
+          return true;
+        },
+        [&](kvm::exits::IoIn io) {
+          ++ios;
+          element_sizes.push_back(io.size);
+          for (std::byte& byte : io.data) {
+            byte = std::byte{++last_in};
+          }
+          return true;
+        },
+        [&](kvm::exits::MmioRead read) {
+          mmio_sizes.push_back(read.data.size());
+          for (std::size_t i = 0; i < read.data.size(); ++i) {
+            read.data[i] = std::byte{mmio_byte(read.gpa.value + i)};
+          }
+          return true;
+        },
+        [&](kvm::exits::MmioWrite write) {
+          mmio_sizes.push_back(write.data.size());
+          for (std::size_t i = 0; i < write.data.size(); ++i) {
+            written[write.gpa.value + i] = std::to_integer<std::uint8_t>(write.data[i]);
+          }
+          return true;
+        },
+        [&](kvm::exits::Interrupted) { return true; },
+        [&](kvm::exits::Failed failed) {
+          ended_by = "failed with " + std::to_string(failed.error_number) + ", " + failed.cause;
+          return false;
+        },
+        [&](auto&&) {
+          ended_by = exit.name();
+          return false;
+        });
+  }
+
+  /// Runs until something is not an access to a device, and says what.
+  std::string run(kvm::Vcpu& vcpu) {
+    ended_by = "too many exits";
+    for (int i = 0; i < 100'000; ++i) {
+      if (!serve(vcpu.run())) {
+        break;
+      }
+    }
+    return ended_by;
+  }
+
+  /// What was written to memory-mapped devices, as a number.
+  std::uint64_t written_value(std::uint64_t gpa, unsigned size) const {
+    std::uint64_t value = 0;
+    for (unsigned i = 0; i < size; ++i) {
+      const auto found = written.find(gpa + i);
+      value |= std::uint64_t{found == written.end() ? std::uint8_t{0} : found->second} << (8 * i);
+    }
+    return value;
+  }
+};
+
+/// Maps the local APIC's page to itself, for guests in long mode.
+inline void map_apic(Machine& machine) {
+  constexpr std::uint64_t apic = 0xfee00000;
+  const auto put = [&](std::uint64_t gpa, std::uint64_t value) {
+    std::uint8_t bytes[8];
+    for (unsigned i = 0; i < 8; ++i) {
+      bytes[i] = static_cast<std::uint8_t>(value >> (8 * i));
+    }
+    machine.load(gpa, bytes);
+  };
+  put(0x101000 + 8 * (apic >> 30), 0x103000 | 7);
+  put(0x103000 + 8 * (apic >> 21 & 511), apic | 0x87);
+}
+
+/// Points a real-mode interrupt vector at a handler in segment 0.
+inline void set_vector(Machine& machine, unsigned vector, std::uint16_t handler) {
+  machine.load(vector * 4,
+               {static_cast<std::uint8_t>(handler), static_cast<std::uint8_t>(handler >> 8), 0, 0});
+}
 
 }  // namespace kvm_test
 

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -51,6 +52,8 @@ inline constexpr bool thread_sanitizer = KVM_HPP_TESTS_TSAN != 0;
 inline constexpr Code spin = {0xeb, 0xfe};
 /// `1: out %al, $0x10; jmp 1b`
 inline constexpr Code out_forever = {0xe6, 0x10, 0xeb, 0xfc};
+/// `1: in $0x10, %al; jmp 1b`
+inline constexpr Code in_forever = {0xe4, 0x10, 0xeb, 0xfc};
 /// Reads port 0x10 for ever and expects each value to be one more than the last
 /// one, from bl; otherwise it writes to port 0x11.
 /// `1: in $0x10, %al; inc %bl; cmp %bl, %al; jne 2f; jmp 1b; 2: out %al, $0x11; jmp 1b`
@@ -165,23 +168,32 @@ class Running {
   std::thread thread_;
 };
 
-/// A thread that kicks again and again. Each kick publishes a number first, and
-/// the next one comes when the runner has seen it.
+/// A thread that kicks again and again, in bursts of 1 to 31. Each kick
+/// publishes a number first. The next burst comes when the runner has seen the
+/// number of the last kick, so each burst's end is a chance to lose one.
 class Acknowledged {
  public:
   /// Kicks until `count` are seen, `end` is set, or one is lost: not seen
   /// within 10 s.
-  void kick(const kvm::Kicker& kicker, unsigned long count, const std::atomic<bool>& end) {
-    for (unsigned long i = 0; i < count && !end.load(std::memory_order_relaxed); ++i) {
-      const unsigned long number = ++last_;
-      published_.store(number, std::memory_order_relaxed);  // kick() orders it.
-      kicker.kick();
-      ++kicks_;
-      if (!await(number, end)) {
+  /// @param pause the most turns of an empty loop between two bursts
+  void kick(const kvm::Kicker& kicker, unsigned long count, unsigned pause,
+            const std::atomic<bool>& end) {
+    std::minstd_rand random(static_cast<unsigned>(count));
+    while (kicks_ < count && !end.load(std::memory_order_relaxed)) {
+      for (auto burst = 1 + random() % 31; burst != 0; --burst) {
+        published_.store(++kicks_, std::memory_order_relaxed);  // kick() orders it.
+        kicker.kick();
+      }
+      ++bursts_;
+      if (!await(kicks_, end)) {
         return;
+      }
+      for (auto turns = pause == 0 ? 0 : random() % pause; turns != 0; --turns) {
+        std::atomic_signal_fence(std::memory_order_seq_cst);
       }
     }
     finished_.store(true, std::memory_order_release);
+    kicker.kick();  // For the runner to look at that.
   }
   /// The runner has seen Interrupted.
   void see() {
@@ -190,6 +202,7 @@ class Acknowledged {
   bool finished() const { return finished_.load(std::memory_order_acquire); }
   bool lost() const { return lost_.load(std::memory_order_acquire); }
   unsigned long kicks() const { return kicks_; }
+  unsigned long bursts() const { return bursts_; }
 
  private:
   bool await(unsigned long number, const std::atomic<bool>& end) {
@@ -213,8 +226,8 @@ class Acknowledged {
   alignas(64) std::atomic<unsigned long> seen_{0};
   std::atomic<bool> finished_{false};
   std::atomic<bool> lost_{false};
-  unsigned long last_ = 0;
   unsigned long kicks_ = 0;
+  unsigned long bursts_ = 0;
 };
 
 /// Lets membarrier fail with EPERM in this process, for good.

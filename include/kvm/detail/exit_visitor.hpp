@@ -183,6 +183,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
         static_assert(valid(),
                       "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
                       "auto&& for all the rest");
+        static_assert(have_common_result(),
+                      "kvm-hpp: the handlers return types that have no common type");
       }
     }
   }
@@ -210,17 +212,23 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
     return invoke(exit, pick<chosen<E>()>(handlers...));
   }
 
-  /// What the visit returns. void where the handlers are wrong, so that
-  /// check()'s sentence is all that the compiler prints.
-  static constexpr auto find_result() {
+  static constexpr bool have_common_result() {
     if constexpr (valid()) {
-      constexpr bool have_common = requires {
+      return requires {
         typename std::common_type_t<
             decltype(call_chosen(std::declval<Es&>(), std::declval<Fs&>()...))...>;
       };
-      static_assert(have_common, "kvm-hpp: the handlers return types that have no common type");
-      return std::type_identity<
-          std::common_type_t<decltype(call_chosen(std::declval<Es&>(), std::declval<Fs&>()...))...>>{};
+    } else {
+      return true;
+    }
+  }
+
+  /// What the visit returns. void where the handlers are wrong, so that
+  /// check()'s sentence is all that the compiler prints.
+  static constexpr auto find_result() {
+    if constexpr (valid() && have_common_result()) {
+      return std::type_identity<std::common_type_t<
+          decltype(call_chosen(std::declval<Es&>(), std::declval<Fs&>()...))...>>{};
     } else {
       return std::type_identity<void>{};
     }
@@ -229,7 +237,7 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
 
   template <class E>
   static result call(E& exit, Fs&... handlers) {
-    if constexpr (valid()) {
+    if constexpr (valid() && have_common_result()) {
       return static_cast<result>(call_chosen(exit, handlers...));
     }
   }

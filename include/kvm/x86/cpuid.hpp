@@ -3,6 +3,7 @@
 #define KVM_HPP_X86_CPUID_HPP
 
 #include <kvm/error.hpp>
+#include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
 
 #include <algorithm>

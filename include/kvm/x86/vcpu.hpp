@@ -95,8 +95,27 @@ class VcpuCalls : public detail::VcpuCore {
     return try_get<uapi::kvm_fpu>(uapi::request::get_fpu);
   }
   uapi::kvm_fpu get_fpu() const { return try_get_fpu().value(); }
-  /// KVM_SET_FPU.
+  /// KVM_SET_FPU. KVM leaves MXCSR alone: that goes through the xsave only.
+  ///
+  /// KVM writes the registers but does not note that they are in use, so that a
+  /// vCPU whose SSE state is still the initial one would never load them. This
+  /// marks them before, at the price of an xsave read and, the first time,
+  /// written.
   Result<void> try_set_fpu(const uapi::kvm_fpu& fpu) {
+    constexpr std::uint64_t x87_and_sse = 3;
+    if (completion_pending()) {
+      return pending_failure(uapi::request::set_fpu.name);
+    }
+    auto state = try_get_xsave();
+    if (!state) {
+      return state.error();
+    }
+    if ((state->components() & x87_and_sse) != x87_and_sse) {
+      state->set_components(state->components() | x87_and_sse);
+      if (auto marked = try_set_xsave(*state); !marked) {
+        return marked;
+      }
+    }
     return try_set(uapi::request::set_fpu, fpu);
   }
   void set_fpu(const uapi::kvm_fpu& fpu) { try_set_fpu(fpu).value(); }
@@ -400,12 +419,17 @@ class VcpuCalls : public detail::VcpuCore {
     return static_cast<std::uint32_t>(khz);
   }
   std::uint32_t get_tsc_khz() const { return try_get_tsc_khz().value(); }
-  /// KVM_SET_TSC_KHZ. Any other frequency than the host's needs
-  /// cap::TscControl, or to be a little higher.
+  /// KVM_SET_TSC_KHZ. Less than the host's needs cap::TscControl; without it,
+  /// more is possible but makes the guest slow. KVM keeps a frequency that it
+  /// has refused, and would go by it: this puts the old one back.
   Result<void> try_set_tsc_khz(std::uint32_t khz) {
     constexpr auto request = uapi::request::set_tsc_khz;
+    const int before = call(uapi::request::get_tsc_khz);
     if (call(request, std::uint64_t{khz}) < 0) {
       const int error_number = errno;
+      if (before > 0) {
+        call(request, static_cast<unsigned long>(before));
+      }
       return failure(request.name, error_number, detail::text("khz=", khz),
                      error_number == EINVAL
                          ? "this host's CPU cannot scale its time stamp counter so far"
