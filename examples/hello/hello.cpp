@@ -10,6 +10,7 @@
 #include <exception>
 #include <span>
 #include <stdexcept>
+#include <stdexcept>
 
 constexpr char guest[] =
     "\xbe\x0c\x10"  // mov si, 0x100c: the text below

@@ -34,6 +34,18 @@ Value to_value(kvm::Flags<Bit> flags) {
   return set;
 }
 
+#if KVM_HPP_ARCH_ARM64
+Value to_value(kvm::cap::BlockSizes sizes) {
+  FlagSet set{.bits = sizes.raw(), .names = {}};
+  for (std::uint64_t bytes = 1; bytes != 0; bytes <<= 1) {
+    if (sizes.contains(bytes)) {
+      set.names.push_back(std::to_string(bytes));
+    }
+  }
+  return set;
+}
+#endif
+
 /// Asks the system or a VM for one capability.
 template <class C, class Handle>
 std::optional<Answer> ask(const Handle& handle) {

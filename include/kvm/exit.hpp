@@ -107,7 +107,7 @@ class Exit {
   friend class detail::VcpuCore;
 
   /// Why a run never reached KVM.
-  enum class Problem : std::uint32_t { empty = 1, blocked, ignored, unhandled, masked };
+  enum class Problem : std::uint32_t { none, empty, blocked, ignored, unhandled, masked };
 
   // Exit reasons are small; above them are the ways to fail, with an errno or
   // a Problem in the low bits.
@@ -127,10 +127,11 @@ class Exit {
     return {EPROTO, "the exit's data lies outside the run page's mapping"};
   }
 
-  exits::Failed failure() const noexcept {
+  [[gnu::noinline, gnu::cold]] exits::Failed failure() const noexcept {
     const int error_number = static_cast<int>(kind_ & low_bits);
     if (kind_ >= refused) {
       switch (static_cast<Problem>(error_number)) {
+        case Problem::none: break;
         case Problem::empty:
           return {EBADF, "this vCPU handle is empty: it was moved from"};
         case Problem::blocked:

@@ -14,6 +14,7 @@
 #include <kvm/kicker.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/memory/memory_slot.hpp>
+#include <kvm/module_parameters.hpp>
 #include <kvm/system.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi.hpp>

@@ -118,16 +118,16 @@ TEST(IoExit, RepOutsGivesAllElements) {
     unsigned size;
     Bytes instruction;
   };
-  for (const Case& test : {Case{1, {0xf3, 0x6e}}, Case{2, {0xf3, 0x6f}},
-                           Case{4, {0x66, 0xf3, 0x6f}}}) {
+  for (const Case& test :
+       {Case{1, {0xf3, 0x6e}}, Case{2, {0xf3, 0x6f}}, Case{4, {0x66, 0xf3, 0x6f}}}) {
     for (const std::uint16_t count : std::initializer_list<std::uint16_t>{1, 8, 1000, 5000}) {
       const std::size_t size = std::size_t{count} * test.size;
       Guest guest = Guest::real_mode({
-          0xbe, 0x00, 0x20,                                            // mov si, 0x2000
-          0xb9, static_cast<std::uint8_t>(count),                      // mov cx, count
-          static_cast<std::uint8_t>(count >> 8),                       //
-          0xba, 0x00, 0x01,                                            // mov dx, 0x100
-          0xfc,                                                        // cld
+          0xbe, 0x00, 0x20,                        // mov si, 0x2000
+          0xb9, static_cast<std::uint8_t>(count),  // mov cx, count
+          static_cast<std::uint8_t>(count >> 8),   //
+          0xba, 0x00, 0x01,                        // mov dx, 0x100
+          0xfc,                                    // cld
       });
       Bytes code = test.instruction;
       code.push_back(0xf4);  // hlt
@@ -149,8 +149,8 @@ TEST(IoExit, RepInsTakesAllElements) {
     unsigned size;
     Bytes instruction;
   };
-  for (const Case& test : {Case{1, {0xf3, 0x6c}}, Case{2, {0xf3, 0x6d}},
-                           Case{4, {0x66, 0xf3, 0x6d}}}) {
+  for (const Case& test :
+       {Case{1, {0xf3, 0x6c}}, Case{2, {0xf3, 0x6d}}, Case{4, {0x66, 0xf3, 0x6d}}}) {
     for (const std::uint16_t count : std::initializer_list<std::uint16_t>{1, 8, 1000, 5000}) {
       const std::size_t size = std::size_t{count} * test.size;
       Guest guest = Guest::real_mode({
@@ -379,8 +379,8 @@ TEST(InterruptedExit, ComesOfImmediateExitWhateverReasonIsLeft) {  // R24
 }
 
 bool hardware_answers_for_the_apic() {
-  for (const char* parameter : {"/sys/module/kvm_intel/parameters/enable_apicv",
-                                "/sys/module/kvm_amd/parameters/avic"}) {
+  for (const char* parameter :
+       {"/sys/module/kvm_intel/parameters/enable_apicv", "/sys/module/kvm_amd/parameters/avic"}) {
     char value = 0;
     if (std::ifstream(parameter) >> value && (value == 'Y' || value == '1')) {
       return true;
@@ -475,8 +475,7 @@ TEST(IoapicEoiExit, TellsTheVector) {
           ended = true;
           EXPECT_EQ(eoi.vector, 0x40);
         },
-        [&](exits::IoOut io) { handled = handled || io.port == 0x21; },
-        [&](auto&&) { i = 10; });
+        [&](exits::IoOut io) { handled = handled || io.port == 0x21; }, [&](auto&&) { i = 10; });
   }
   EXPECT_TRUE(ended);
   EXPECT_TRUE(handled);
@@ -550,8 +549,8 @@ TEST(MsrExit, ReadsAndWritesAreAnswered) {
 TEST(MsrExit, UnknownOnesCome) {
   Machine machine;
   KVM_REQUIRE(machine.vm, cap::X86UserSpaceMsr);
-  machine.vm.enable(cap::X86UserSpaceMsr{
-      .reasons = cap::MsrExitReason::unknown | cap::MsrExitReason::invalid});
+  machine.vm.enable(
+      cap::X86UserSpaceMsr{.reasons = cap::MsrExitReason::unknown | cap::MsrExitReason::invalid});
   kvm::Vcpu vcpu = machine.vm.create_vcpu(0);
   machine.load(kvm_test::code_at, {
                                       0x66, 0xb9, 0x45, 0x23, 1, 0,  // mov ecx, 0x12345
@@ -585,8 +584,8 @@ TEST(DirtyRingFullExit, EndsWithAHarvest) {
       kvm::Gpa(0x1000000), kvm::Mapping::anonymous(4_MiB), {.log_dirty = true});
   kvm::Vcpu vcpu = machine.vm.create_vcpu(0);
   const auto page_size = static_cast<std::size_t>(getpagesize());
-  auto ring = kvm::Mapping::try_shared("mmap", vcpu.fd(), entries * 16,
-                                       static_cast<off_t>(64 * page_size));
+  auto ring =
+      kvm::Mapping::try_shared("mmap", vcpu.fd(), entries * 16, static_cast<off_t>(64 * page_size));
   ASSERT_TRUE(ring);
   machine.load(kvm_test::code_at, {
                                       0xbb, 0x00, 0x00, 0x00, 0x01,        // mov ebx, 0x1000000

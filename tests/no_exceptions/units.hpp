@@ -5,20 +5,20 @@
 #include <string>
 
 /// @file
-/// Two translation units with the same text (unit.inc), one compiled with
-/// exceptions and one without, and what a third makes of them. Their interface
-/// has none of kvm-hpp's types: those differ between the modes.
+/// Translation units with the same text (unit.inc), compiled with and without
+/// exceptions and run-time type information, and linked into one program. Their
+/// interface has none of kvm-hpp's types: those differ between the modes.
 
 namespace units {
 
-/// What a unit saw of an operation: "" for success, otherwise the message.
+/// What a unit saw of an operation: no message means success.
 struct Seen {
   std::string message;
   std::string operation;
   int error_number = 0;
 };
 
-/// A unit's own names of types, which include the mode.
+/// What each unit can do.
 #define KVM_HPP_UNIT_INTERFACE                                            \
   bool exceptions();                                                      \
   /* Runs a guest that writes "ok" to a port. */                          \
@@ -35,12 +35,19 @@ struct Seen {
   void set_handler(int fd);                                               \
   /* Back to the default. */                                              \
   void reset_handler();                                                   \
-  const char* type_name();
+  /* The inline namespace that this unit's kvm::Error is in. */           \
+  const char* mode();
 
 namespace throwing {
 KVM_HPP_UNIT_INTERFACE
 }
 namespace aborting {
+KVM_HPP_UNIT_INTERFACE
+}
+namespace throwing_no_rtti {
+KVM_HPP_UNIT_INTERFACE
+}
+namespace aborting_no_rtti {
 KVM_HPP_UNIT_INTERFACE
 }
 

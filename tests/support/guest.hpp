@@ -75,17 +75,37 @@ inline void enter_long_mode(Machine& machine, kvm::Vcpu& vcpu, unsigned ring) {
   }
   auto sregs = vcpu.get_sregs();
   sregs.cr3 = 0x100000;
-  sregs.cr4 = 1u << 5 | 3u << 9;                                  // PAE, SSE
+  sregs.cr4 = 1u << 5 | 3u << 9;                                       // PAE, SSE
   sregs.cr0 = 1u << 31 | 1u << 16 | 1u << 5 | 1u << 4 | 1u << 1 | 1u;  // PG WP NE ET MP PE
-  sregs.efer = 1u << 8 | 1u << 10 | 1u;                           // LME LMA SCE
+  sregs.efer = 1u << 8 | 1u << 10 | 1u;                                // LME LMA SCE
   const auto dpl = static_cast<std::uint8_t>(ring);
   const auto rpl = static_cast<std::uint16_t>(ring);
-  sregs.cs = {.base = 0, .limit = 0xffffffff, .selector = static_cast<std::uint16_t>(0x8 | rpl),
-              .type = 11, .present = 1, .dpl = dpl, .db = 0, .s = 1, .l = 1, .g = 1, .avl = 0,
-              .unusable = 0, .padding = 0};
-  sregs.ss = {.base = 0, .limit = 0xffffffff, .selector = static_cast<std::uint16_t>(0x10 | rpl),
-              .type = 3, .present = 1, .dpl = dpl, .db = 1, .s = 1, .l = 0, .g = 1, .avl = 0,
-              .unusable = 0, .padding = 0};
+  sregs.cs = {.base = 0,
+              .limit = 0xffffffff,
+              .selector = static_cast<std::uint16_t>(0x8 | rpl),
+              .type = 11,
+              .present = 1,
+              .dpl = dpl,
+              .db = 0,
+              .s = 1,
+              .l = 1,
+              .g = 1,
+              .avl = 0,
+              .unusable = 0,
+              .padding = 0};
+  sregs.ss = {.base = 0,
+              .limit = 0xffffffff,
+              .selector = static_cast<std::uint16_t>(0x10 | rpl),
+              .type = 3,
+              .present = 1,
+              .dpl = dpl,
+              .db = 1,
+              .s = 1,
+              .l = 0,
+              .g = 1,
+              .avl = 0,
+              .unusable = 0,
+              .padding = 0};
   sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss;
   vcpu.set_sregs(sregs);
   auto regs = vcpu.get_regs();

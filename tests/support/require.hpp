@@ -29,9 +29,9 @@ bool offers(const Handle& handle, typename Capability::Value flags) {
 /// Skips the test unless the VM or system offers the capability, or all given
 /// flags of it: KVM_REQUIRE(vm, cap::X86Smm) says "KVM_CAP_X86_SMM is not
 /// offered by this host". There is no way to skip what the host offers.
-#define KVM_REQUIRE(handle, capability, ...)                                        \
-  if (kvm_test::offers<capability>(handle __VA_OPT__(, ) __VA_ARGS__)) {            \
-  } else                                                                            \
+#define KVM_REQUIRE(handle, capability, ...)                             \
+  if (kvm_test::offers<capability>(handle __VA_OPT__(, ) __VA_ARGS__)) { \
+  } else                                                                 \
     GTEST_SKIP() << capability::info.name << " is not offered by this host"
 
 #endif

@@ -37,9 +37,9 @@ TEST(Error, NamesTheCallItsArgumentsTheCauseAndTheErrno) {
   EXPECT_EQ(error.error_number(), EEXIST);
   EXPECT_EQ(error.code(), std::error_code(EEXIST, std::generic_category()));
   EXPECT_EQ(error.code(), std::errc::file_exists);
-  EXPECT_EQ(std::string(error.what()),
-            std::string("KVM_CREATE_VCPU(id=3): the VM has a vCPU 3 already: ") +
-                std::strerror(EEXIST));
+  EXPECT_EQ(
+      std::string(error.what()),
+      std::string("KVM_CREATE_VCPU(id=3): the VM has a vCPU 3 already: ") + std::strerror(EEXIST));
 }
 
 TEST(Error, NeedsNoArgumentsAndNoCause) {
@@ -70,7 +70,7 @@ TEST(ErrorHandler, IsExchanged) {
   const kvm::ErrorHandler mine = [](const Error&) {};
   const kvm::ErrorHandler before = kvm::set_error_handler(mine);
   ASSERT_NE(before, nullptr);
-  EXPECT_EQ(kvm::set_error_handler(nullptr), mine);    // null sets the default again,
+  EXPECT_EQ(kvm::set_error_handler(nullptr), mine);   // null sets the default again,
   EXPECT_EQ(kvm::set_error_handler(before), before);  // which is not null.
 }
 

@@ -181,8 +181,8 @@ void hlt(RunPage& page) {
 void mmio(RunPage& page) {
   auto* const data = reinterpret_cast<std::byte*>(page->mmio.data);
   for (std::uint32_t length = 0; length <= 8; ++length) {
-    page->mmio = {.phys_addr = 0xfee000b0, .data = {1, 2, 3, 4, 5, 6, 7, 8}, .len = length,
-                  .is_write = 1};
+    page->mmio = {
+        .phys_addr = 0xfee000b0, .data = {1, 2, 3, 4, 5, 6, 7, 8}, .len = length, .is_write = 1};
     expect<exits::MmioWrite>(page.decode(ExitReason::mmio), [&](exits::MmioWrite exit) {
       EXPECT_EQ(exit.gpa, Gpa(0xfee000b0));
       EXPECT_EQ(exit.data.data(), data);
@@ -305,15 +305,14 @@ void hyperv(RunPage& page) {
   hyperv.u.hcall.input = 0x1005c;
   hyperv.u.hcall.params[0] = 21;
   hyperv.u.hcall.params[1] = 22;
-  expect<exits::HypervHypercall>(
-      page.decode(ExitReason::hyperv), [&](exits::HypervHypercall exit) {
-        EXPECT_EQ(exit.input, 0x1005cu);
-        EXPECT_EQ(exit.params, (std::array<std::uint64_t, 2>{21, 22}));
-        exit.reply(0x100000002);
-        EXPECT_EQ(hyperv.u.hcall.result, 0x100000002u);
-        EXPECT_EQ(hyperv.u.hcall.input, 0x1005cu);
-        EXPECT_EQ(hyperv.u.hcall.params[0], 21u);
-      });
+  expect<exits::HypervHypercall>(page.decode(ExitReason::hyperv), [&](exits::HypervHypercall exit) {
+    EXPECT_EQ(exit.input, 0x1005cu);
+    EXPECT_EQ(exit.params, (std::array<std::uint64_t, 2>{21, 22}));
+    exit.reply(0x100000002);
+    EXPECT_EQ(hyperv.u.hcall.result, 0x100000002u);
+    EXPECT_EQ(hyperv.u.hcall.input, 0x1005cu);
+    EXPECT_EQ(hyperv.u.hcall.params[0], 21u);
+  });
 
   hyperv = {};
   hyperv.type = 3;
@@ -556,8 +555,7 @@ const Row rows[] = {
     {ExitReason::riscv_sbi, "KVM_EXIT_RISCV_SBI", riscv_sbi},
     {ExitReason::riscv_csr, "KVM_EXIT_RISCV_CSR", riscv_csr},
     {ExitReason::notify, "KVM_EXIT_NOTIFY", notify},
-    {ExitReason::loongarch_iocsr, "KVM_EXIT_LOONGARCH_IOCSR",
-     foreign<ExitReason::loongarch_iocsr>},
+    {ExitReason::loongarch_iocsr, "KVM_EXIT_LOONGARCH_IOCSR", foreign<ExitReason::loongarch_iocsr>},
     {ExitReason::memory_fault, "KVM_EXIT_MEMORY_FAULT", memory_fault},
     {ExitReason::tdx, "KVM_EXIT_TDX", tdx},
     {ExitReason::arm_sea, "KVM_EXIT_ARM_SEA", arm_sea},
@@ -601,9 +599,8 @@ TEST(Exit, UnknownNumbersAreRaw) {
   for (const std::uint32_t reason : {44u, 63u, 64u, 0x7fffffffu}) {
     const Exit exit = page.decode(static_cast<ExitReason>(reason));
     EXPECT_STREQ(exit.name(), "unknown exit");
-    expect<exits::Raw>(exit, [&](exits::Raw raw) {
-      EXPECT_EQ(static_cast<std::uint32_t>(raw.reason), reason);
-    });
+    expect<exits::Raw>(
+        exit, [&](exits::Raw raw) { EXPECT_EQ(static_cast<std::uint32_t>(raw.reason), reason); });
   }
 }
 
@@ -624,8 +621,7 @@ TEST(ExitFailure, SignalsAndWokenProcessorsAreInterruptions) {
     for (const int error_number : {EINTR, EAGAIN}) {
       const Exit exit = page.decode_failure(error_number);
       EXPECT_STREQ(exit.name(), "interrupted");
-      expect<exits::Interrupted>(exit,
-                                 [](exits::Interrupted seen) { EXPECT_FALSE(seen.kicked); });
+      expect<exits::Interrupted>(exit, [](exits::Interrupted seen) { EXPECT_FALSE(seen.kicked); });
     }
   }
 }
@@ -682,11 +678,10 @@ TEST(ExitSystemEvent, HasAsMuchDataAsThereIs) {
   page->system_event.type = 1;
   for (const std::uint32_t count : {0u, 1u, 15u, 16u, 17u, 31u, 0x80000000u, 0xffffffffu}) {
     page->system_event.ndata = count;
-    expect<exits::SystemEvent>(page.decode(ExitReason::system_event),
-                               [&](exits::SystemEvent exit) {
-                                 EXPECT_EQ(exit.data.size(), std::min(count, 16u));
-                                 EXPECT_EQ(exit.data.data(), page->system_event.data);
-                               });
+    expect<exits::SystemEvent>(page.decode(ExitReason::system_event), [&](exits::SystemEvent exit) {
+      EXPECT_EQ(exit.data.size(), std::min(count, 16u));
+      EXPECT_EQ(exit.data.data(), page->system_event.data);
+    });
   }
 }
 
@@ -793,7 +788,10 @@ TEST(ExitIo, DataOutsideTheMappingIsAFailure) {  // R22
                                       0x7fffffffu, 0x80000000u, 0xffffffffu}) {
       for (const std::uint8_t size : Bytes{0, 1, 2, 3, 4, 8, 128, 255}) {
         for (const std::uint8_t direction : Bytes{0, 1, 255}) {
-          page->io = {.direction = direction, .size = size, .port = 0x3f8, .count = count,
+          page->io = {.direction = direction,
+                      .size = size,
+                      .port = 0x3f8,
+                      .count = count,
                       .data_offset = offset};
           check_io(page);
         }
@@ -835,9 +833,7 @@ TEST(ExitProperty, AnyPageIsSafeToVisit) {
       for (std::byte& byte : page.bytes()) {
         // Small numbers and all ones are where the bounds are.
         const std::uint64_t bits = random();
-        byte = static_cast<std::byte>(bits % 3 == 0   ? 0
-                                      : bits % 3 == 1 ? 0xff
-                                                      : bits >> 8);
+        byte = static_cast<std::byte>(bits % 3 == 0 ? 0 : bits % 3 == 1 ? 0xff : bits >> 8);
         if (i != 0 && &byte == page.bytes().data() + 512) {
           break;  // The rest is as random as it was.
         }

@@ -103,9 +103,9 @@ TEST_F(Visit, OneHandlerIsCalledOnce) {
 TEST_F(Visit, AnExitCanBeVisitedAgain) {
   const Exit exit = event();
   for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(exit.visit([](exits::SystemEvent seen) { return seen.type; },
-                         [](auto&&) { return 0u; }),
-              3u);
+    EXPECT_EQ(
+        exit.visit([](exits::SystemEvent seen) { return seen.type; }, [](auto&&) { return 0u; }),
+        3u);
   }
 }
 
@@ -200,9 +200,8 @@ TEST_F(Visit, AnOverloadedObjectCanBeForAllTheRest) {
 }
 
 template <class E>
-concept NotMmio =
-    !std::same_as<std::remove_cvref_t<E>, exits::MmioRead> &&
-    !std::same_as<std::remove_cvref_t<E>, exits::MmioWrite>;
+concept NotMmio = !std::same_as<std::remove_cvref_t<E>, exits::MmioRead> &&
+                  !std::same_as<std::remove_cvref_t<E>, exits::MmioWrite>;
 
 TEST_F(Visit, AConstrainedGenericHandlerLeavesTheOthersToTheirOwn) {
   const auto read = [](exits::MmioRead) { return 1; };
@@ -215,8 +214,8 @@ TEST_F(Visit, AConstrainedGenericHandlerLeavesTheOthersToTheirOwn) {
 
 TEST_F(Visit, ReturnsTheCommonType) {
   const auto other = [](auto&&) { return 0; };
-  const auto visited = full().visit([](exits::DirtyRingFull) { return std::int64_t{1} << 40; },
-                                    other);
+  const auto visited =
+      full().visit([](exits::DirtyRingFull) { return std::int64_t{1} << 40; }, other);
   static_assert(std::same_as<decltype(visited), const std::int64_t>);
   EXPECT_EQ(visited, std::int64_t{1} << 40);
   const auto text = mmio_read().visit([](exits::MmioRead) { return "read"; },
@@ -251,39 +250,29 @@ TEST_F(Visit, WhatAHandlerWritesThroughAConstReferenceLandsInThePage) {
 /// A handler for each exit of x86, and none for the rest.
 TEST_F(Visit, NeedsNoGenericHandlerWhereEveryExitHasOne) {
   const auto name = [](const Exit& exit) -> std::string {
-    return exit.visit([](exits::Interrupted) { return "Interrupted"; },
-                      [](exits::Failed) { return "Failed"; },
-                      [](exits::Raw) { return "Raw"; },
-                      [](exits::Unknown) { return "Unknown"; },
-                      [](exits::Exception) { return "Exception"; },
-                      [](exits::IoIn) { return "IoIn"; },
-                      [](exits::IoOut) { return "IoOut"; },
-                      [](exits::MmioRead) { return "MmioRead"; },
-                      [](exits::MmioWrite) { return "MmioWrite"; },
-                      [](exits::Hypercall) { return "Hypercall"; },
-                      [](exits::Debug) { return "Debug"; },
-                      [](exits::Hlt) { return "Hlt"; },
-                      [](exits::IrqWindowOpen) { return "IrqWindowOpen"; },
-                      [](exits::Shutdown) { return "Shutdown"; },
-                      [](exits::FailEntry) { return "FailEntry"; },
-                      [](exits::SetTpr) { return "SetTpr"; },
-                      [](exits::TprAccess) { return "TprAccess"; },
-                      [](exits::InternalError) { return "InternalError"; },
-                      [](exits::SystemEvent) { return "SystemEvent"; },
-                      [](exits::IoapicEoi) { return "IoapicEoi"; },
-                      [](exits::HypervSynic) { return "HypervSynic"; },
-                      [](exits::HypervHypercall) { return "HypervHypercall"; },
-                      [](exits::HypervSyndbg) { return "HypervSyndbg"; },
-                      [](exits::X86Rdmsr) { return "X86Rdmsr"; },
-                      [](exits::X86Wrmsr) { return "X86Wrmsr"; },
-                      [](exits::DirtyRingFull) { return "DirtyRingFull"; },
-                      [](exits::ApResetHold) { return "ApResetHold"; },
-                      [](exits::X86BusLock) { return "X86BusLock"; },
-                      [](exits::XenHypercall) { return "XenHypercall"; },
-                      [](exits::Notify) { return "Notify"; },
-                      [](exits::MemoryFault) { return "MemoryFault"; },
-                      [](exits::Tdx) { return "Tdx"; },
-                      [](exits::SnpReqCerts) { return "SnpReqCerts"; });
+    return exit.visit(
+        [](exits::Interrupted) { return "Interrupted"; }, [](exits::Failed) { return "Failed"; },
+        [](exits::Raw) { return "Raw"; }, [](exits::Unknown) { return "Unknown"; },
+        [](exits::Exception) { return "Exception"; }, [](exits::IoIn) { return "IoIn"; },
+        [](exits::IoOut) { return "IoOut"; }, [](exits::MmioRead) { return "MmioRead"; },
+        [](exits::MmioWrite) { return "MmioWrite"; }, [](exits::Hypercall) { return "Hypercall"; },
+        [](exits::Debug) { return "Debug"; }, [](exits::Hlt) { return "Hlt"; },
+        [](exits::IrqWindowOpen) { return "IrqWindowOpen"; },
+        [](exits::Shutdown) { return "Shutdown"; }, [](exits::FailEntry) { return "FailEntry"; },
+        [](exits::SetTpr) { return "SetTpr"; }, [](exits::TprAccess) { return "TprAccess"; },
+        [](exits::InternalError) { return "InternalError"; },
+        [](exits::SystemEvent) { return "SystemEvent"; },
+        [](exits::IoapicEoi) { return "IoapicEoi"; },
+        [](exits::HypervSynic) { return "HypervSynic"; },
+        [](exits::HypervHypercall) { return "HypervHypercall"; },
+        [](exits::HypervSyndbg) { return "HypervSyndbg"; },
+        [](exits::X86Rdmsr) { return "X86Rdmsr"; }, [](exits::X86Wrmsr) { return "X86Wrmsr"; },
+        [](exits::DirtyRingFull) { return "DirtyRingFull"; },
+        [](exits::ApResetHold) { return "ApResetHold"; },
+        [](exits::X86BusLock) { return "X86BusLock"; },
+        [](exits::XenHypercall) { return "XenHypercall"; }, [](exits::Notify) { return "Notify"; },
+        [](exits::MemoryFault) { return "MemoryFault"; }, [](exits::Tdx) { return "Tdx"; },
+        [](exits::SnpReqCerts) { return "SnpReqCerts"; });
   };
   EXPECT_EQ(name(full()), "DirtyRingFull");
   EXPECT_EQ(name(mmio_write()), "MmioWrite");

@@ -4,6 +4,7 @@
 
 #include <kvm/arm64/registers.hpp>
 #include <kvm/detail/vcpu_core.hpp>
+#include <kvm/uapi/constants.hpp>
 
 #include <cerrno>
 #include <cstdint>

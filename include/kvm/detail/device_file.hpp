@@ -74,6 +74,11 @@ inline Error open_failure(int error_number, const char* path) {
       if (sys::stat(path, &status) != 0) {
         return fail("no permission");
       }
+      constexpr mode_t group_may = 060;
+      if ((status.st_mode & group_may) != group_may) {
+        return fail(text("no permission: only its owner, user ", status.st_uid,
+                         ", may open it, not its group ", group_name(status.st_gid)));
+      }
       return fail(text("no permission: the device belongs to the group ", group_name(status.st_gid),
                        "; become a member of it (usermod -aG) and log in again"));
     }

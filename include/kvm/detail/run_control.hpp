@@ -41,6 +41,10 @@ namespace detail {
 
 /// Tells living threads apart at the price of a load; 0 until first used.
 /// (A thread id would cost a system call, an address is reused.)
+#if defined(__GLIBC__)
+// In a shared object too: its loader keeps room for such variables.
+[[gnu::tls_model("initial-exec")]]
+#endif
 inline constinit thread_local std::uint64_t thread_token = 0;
 inline std::atomic<std::uint64_t> last_thread_token{0};
 
@@ -65,7 +69,10 @@ class RunControl {
 
   // The runner's side.
 
-  void enter() noexcept { in_run_.store(1, std::memory_order_release); }
+  void enter() noexcept {
+    in_run_.store(1, std::memory_order_release);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
   void leave() noexcept {
     in_run_.store(0, std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -202,7 +209,7 @@ class RunControl {
 
   /// After KVM_RUN, with a kick about: waits until its signal is sent, and has
   /// it delivered.
-  void settle() noexcept {
+  [[gnu::noinline, gnu::cold]] void settle() noexcept {
     const int saved_errno = errno;  // KVM_RUN's is not read yet.
     if (idle_ != 0) {
       full_fence();

@@ -39,19 +39,19 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   /// Takes about as long as the raw ioctl. May be called from any thread, one
   /// at a time; other ioctls on this vCPU block until it returns (R14).
   Exit run() noexcept {
-    if (const auto problem = enter()) [[unlikely]] {
-      return Exit(*problem);
+    if (bound_thread_ != thread_token) [[unlikely]] {
+      if (const auto problem = prepare(); problem != Exit::Problem::none) {
+        return Exit(problem);
+      }
     }
+    RunControl& control = *control_;
+    control.enter();
     const int result = sys::ioctl(fd(), uapi::request::run.code, 0);
-    control_->leave();
-    if (result == 0) [[likely]] {
-      return accept_exit();
+    control.leave();
+    if (result != 0) [[unlikely]] {
+      return accept_failure();
     }
-    const int error_number = errno;
-    if (error_number == EINTR || error_number == EAGAIN) {
-      return interrupted();
-    }
-    return failed(error_number);
+    return accept_exit(control);
   }
 
   /// Finishes what the last exit left pending, without entering the guest: the
@@ -73,16 +73,19 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     if (sys::getpid() != owner()) {  // A fork's child has no run page.
       return failed(EIO);
     }
-    if (const auto problem = enter()) {
-      return Exit(*problem);
+    if (bound_thread_ != thread_token) [[unlikely]] {
+      if (const auto problem = prepare(); problem != Exit::Problem::none) {
+        return Exit(problem);
+      }
     }
+    control_->enter();
     control_->set_immediate_exit(1);
     const int result = sys::ioctl(fd(), uapi::request::run.code, 0);
     const int error_number = errno;
     control_->leave();
     control_->restore_immediate_exit();
     if (result == 0) {
-      return accept_exit();
+      return accept_exit(*control_);
     }
     if (error_number == EINTR || error_number == EAGAIN) {
       last_exit_ = no_exit;
@@ -115,7 +118,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
                         "this is not a signal that a handler can be installed for");
     }
     control_->add_signal(signal);
-    bound_thread_ = unbound;  // The next run() looks at the signal.
+    unbind();  // The next run() looks at the signal.
     return Kicker(control_, signal);
   }
   Kicker kicker(int signal) { return try_kicker(signal).value(); }
@@ -146,7 +149,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
       return failure(uapi::request::set_signal_mask.name, errno);
     }
     signal_mask_ = blocked;
-    bound_thread_ = unbound;
+    unbind();
     return {};
   }
   void set_signal_mask(const ::sigset_t& blocked) { try_set_signal_mask(blocked).value(); }
@@ -156,7 +159,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     auto result = try_call(uapi::request::set_signal_mask, nullptr);
     if (result) {
       signal_mask_.reset();
-      bound_thread_ = unbound;
+      unbind();
     }
     return result;
   }
@@ -189,7 +192,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
         signal_mask_(other.signal_mask_),
         last_exit_(std::exchange(other.last_exit_, no_exit)),
         id_(other.id_) {
-    other.bound_thread_ = unbound;  // So that running it finds it empty.
+    other.unbind();  // So that running it finds it empty.
   }
   VcpuCore& operator=(VcpuCore&& other) noexcept {
     if (this != &other) {
@@ -199,7 +202,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
       owned_ = std::move(other.owned_);
       control_ = std::move(other.control_);
       signal_mask_ = other.signal_mask_;
-      bound_thread_ = other.bound_thread_ = unbound;
+      unbind();
+      other.unbind();
       last_exit_ = std::exchange(other.last_exit_, no_exit);
       id_ = other.id_;
     }
@@ -243,42 +247,46 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   static constexpr std::uint64_t unbound = ~std::uint64_t{0};
   static constexpr std::uint32_t no_exit = ~std::uint32_t{0};
 
-  std::optional<Exit::Problem> enter() noexcept {
-    if (bound_thread_ != thread_token) [[unlikely]] {
-      if (const auto problem = bind()) {
+  /// What a run needs besides KVM_RUN. In the usual case, where membarrier
+  /// serves the kickers, that is something in the first run in a thread only.
+  [[gnu::noinline, gnu::cold]] Exit::Problem prepare() noexcept {
+    if (checked_thread_ != thread_token || thread_token == 0) {
+      if (const auto problem = bind(); problem != Exit::Problem::none) {
         return problem;
       }
     }
-    control_->enter();
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (fences_) [[unlikely]] {
+    if (control_->asymmetric()) {
+      bound_thread_ = thread_token;
+    } else {  // Every run comes here, to fence.
+      control_->enter();
       full_fence();
     }
-    return std::nullopt;
+    return Exit::Problem::none;
   }
 
   /// The first run in a thread: looks whether kicks can reach it.
-  std::optional<Exit::Problem> bind() noexcept {
+  Exit::Problem bind() noexcept {
+    unbind();
     if (!control_) {
       return Exit::Problem::empty;
     }
     ::sigemptyset(&taken_signals_);
     takes_signals_ = false;
     if (control_->has_signals()) {
-      if (const auto problem = check_signals()) {
+      if (const auto problem = check_signals(); problem != Exit::Problem::none) {
         return problem;
       }
     }
     if (thread_token == 0) {
       thread_token = last_thread_token.fetch_add(1, std::memory_order_relaxed) + 1;
     }
-    fences_ = !control_->asymmetric();
     control_->bind_thread();
-    bound_thread_ = thread_token;
-    return std::nullopt;
+    checked_thread_ = thread_token;
+    return Exit::Problem::none;
   }
+  void unbind() noexcept { bound_thread_ = checked_thread_ = unbound; }
 
-  std::optional<Exit::Problem> check_signals() noexcept {
+  Exit::Problem check_signals() noexcept {
     ::sigset_t blocked;
     if (sys::get_signal_mask(&blocked) != 0) {
       return Exit::Problem::blocked;
@@ -306,12 +314,21 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
         return Exit::Problem::ignored;
       }
     }
-    return std::nullopt;
+    return Exit::Problem::none;
   }
 
-  Exit accept_exit() noexcept {
-    last_exit_ = control_->run()->exit_reason;
-    return Exit(control_->run(), last_exit_, control_->size());
+  Exit accept_exit(const RunControl& control) noexcept {
+    uapi::kvm_run* const run = control.run();
+    last_exit_ = run->exit_reason;
+    return Exit(run, last_exit_, control.size());
+  }
+
+  [[gnu::noinline, gnu::cold]] Exit accept_failure() noexcept {
+    const int error_number = errno;
+    if (error_number == EINTR || error_number == EAGAIN) {
+      return interrupted();
+    }
+    return failed(error_number);
   }
 
   Exit interrupted() noexcept {
@@ -325,6 +342,9 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   Exit failed(int error_number) noexcept {
     if (error_number == EIO) {  // A fork's child has no run page.
       return Exit(nullptr, Exit::failed | EIO, 0);
+    }
+    if (error_number == EFAULT || error_number == EHWPOISON) {
+      last_exit_ = no_exit;  // The guest ran, so what was pending is completed.
     }
     return Exit::decode_failure(*control_->run(), control_->size(), error_number);
   }
@@ -343,11 +363,11 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   std::shared_ptr<RunControl> control_;
   std::optional<::sigset_t> signal_mask_;
   ::sigset_t taken_signals_{};
-  std::uint64_t bound_thread_ = unbound;
+  std::uint64_t bound_thread_ = unbound;    // whose runs need no preparation
+  std::uint64_t checked_thread_ = unbound;  // whose runs need a fence at most
   std::uint32_t last_exit_ = no_exit;
   VcpuId id_;
   bool takes_signals_ = false;
-  bool fences_ = false;
 };
 
 }  // namespace detail

@@ -4,6 +4,7 @@
 
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/riscv/registers.hpp>
+#include <kvm/uapi/constants.hpp>
 
 #include <cerrno>
 

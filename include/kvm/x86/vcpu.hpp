@@ -3,6 +3,7 @@
 #define KVM_HPP_X86_VCPU_HPP
 
 #include <kvm/detail/vcpu_core.hpp>
+#include <kvm/uapi/constants.hpp>
 #include <kvm/x86/cpuid.hpp>
 #include <kvm/x86/msr.hpp>
 #include <kvm/x86/nested_state.hpp>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -36,16 +38,21 @@ class VcpuCalls : public detail::VcpuCore {
 
   /// The general registers (KVM_GET_REGS).
   Result<uapi::kvm_regs> try_get_regs() const {
+    auto regs = try_get<uapi::kvm_regs>(uapi::request::get_regs);
+    if (!regs) [[unlikely]] {
+      return regs;  // Before a look at the run page, which a fork's child has not.
+    }
     if (const auto* run = dirty(uapi::sync::x86_regs)) [[unlikely]] {
       return run->s.regs.regs;
     }
-    return try_get<uapi::kvm_regs>(uapi::request::get_regs);
+    return regs;
   }
   uapi::kvm_regs get_regs() const {
+    auto regs = get<uapi::kvm_regs>(uapi::request::get_regs);
     if (const auto* run = dirty(uapi::sync::x86_regs)) [[unlikely]] {
-      return run->s.regs.regs;
+      regs = run->s.regs.regs;
     }
-    return get<uapi::kvm_regs>(uapi::request::get_regs);
+    return regs;
   }
   /// KVM_SET_REGS.
   Result<void> try_set_regs(const uapi::kvm_regs& regs) {
@@ -62,10 +69,14 @@ class VcpuCalls : public detail::VcpuCore {
 
   /// Segments, descriptor tables and control registers (KVM_GET_SREGS).
   Result<uapi::kvm_sregs> try_get_sregs() const {
+    auto sregs = try_get<uapi::kvm_sregs>(uapi::request::get_sregs);
+    if (!sregs) [[unlikely]] {
+      return sregs;  // Before a look at the run page, which a fork's child has not.
+    }
     if (const auto* run = dirty(uapi::sync::x86_sregs)) [[unlikely]] {
       return run->s.regs.sregs;
     }
-    return try_get<uapi::kvm_sregs>(uapi::request::get_sregs);
+    return sregs;
   }
   uapi::kvm_sregs get_sregs() const { return try_get_sregs().value(); }
   /// KVM_SET_SREGS. KVM refuses combinations that the CPU cannot be in (EINVAL).
@@ -224,10 +235,14 @@ class VcpuCalls : public detail::VcpuCore {
   /// Exceptions, interrupts, NMIs and SMIs that are pending or being delivered
   /// (KVM_GET_VCPU_EVENTS).
   Result<uapi::kvm_vcpu_events> try_get_vcpu_events() const {
+    auto events = try_get<uapi::kvm_vcpu_events>(uapi::request::get_vcpu_events);
+    if (!events) [[unlikely]] {
+      return events;  // Before a look at the run page, which a fork's child has not.
+    }
     if (const auto* run = dirty(uapi::sync::x86_events)) [[unlikely]] {
       return run->s.regs.events;
     }
-    return try_get<uapi::kvm_vcpu_events>(uapi::request::get_vcpu_events);
+    return events;
   }
   uapi::kvm_vcpu_events get_vcpu_events() const { return try_get_vcpu_events().value(); }
   /// KVM_SET_VCPU_EVENTS. `flags` says which of the optional fields count, see
@@ -606,7 +621,8 @@ class VcpuCalls : public detail::VcpuCore {
   /// @}
   /// @name Through the run page
   /// No system calls. Interrupts and CR8 are the VMM's only without a local
-  /// APIC in the kernel (R35).
+  /// APIC in the kernel (R35). Not for the child of a fork, which has no run
+  /// page.
   /// @{
 
   /// Asks for exits::IrqWindowOpen as soon as the guest can take an interrupt.
@@ -665,6 +681,9 @@ class VcpuCalls : public detail::VcpuCore {
     }
     if (auto result = check_syncable(operation, sets.raw()); !result) {
       return result;
+    }
+    if (detail::sys::getpid() != owner()) {
+      return failure(operation, EIO);  // A fork's child has no run page.
     }
     const std::uint64_t fresh = sets.raw() & ~run->kvm_dirty_regs;
     if (auto result = store_synced(fresh & ~run->kvm_valid_regs); !result) {
@@ -919,8 +938,8 @@ class VcpuCalls : public detail::VcpuCore {
   /// What KVM does at an entry, now: for calls that must see what it loads.
   Result<void> flush_synced() const {
     auto* const run = run_page();
-    if (run == nullptr || run->kvm_dirty_regs == 0) [[likely]] {
-      return {};
+    if (run == nullptr || detail::sys::getpid() != owner() || run->kvm_dirty_regs == 0) [[likely]] {
+      return {};  // A fork's child has no run page; the call that follows says so.
     }
     const auto flush = [&](std::uint64_t which, const auto& request,
                            const void* value) -> Result<void> {

@@ -4,6 +4,7 @@
 
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/types.hpp>
+#include <kvm/uapi/constants.hpp>
 #include <kvm/x86/msr.hpp>
 
 #include <cerrno>
