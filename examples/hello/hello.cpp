@@ -10,7 +10,6 @@
 #include <exception>
 #include <span>
 #include <stdexcept>
-#include <stdexcept>
 
 constexpr char guest[] =
     "\xbe\x0c\x10"  // mov si, 0x100c: the text below
