@@ -57,32 +57,37 @@ template <class Make>
 void compare(const std::string& name, Target target, Make make) {
   constexpr unsigned rounds = 400;
   constexpr unsigned batch = 250;
-  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-    for ([[maybe_unused]] auto _ : state) {
-      auto [floor, library] = make();
-      std::vector<double> floors;
-      std::vector<double> libraries;
-      std::vector<double> shares;
-      time_batch(floor, batch);
-      time_batch(library, batch);
-      for (unsigned round = 0; round < rounds; ++round) {
-        const bool floor_first = round % 2 == 0;
-        double both[2];
-        for (const bool first : {true, false}) {
-          const bool is_floor = first == floor_first;
-          both[is_floor ? 0 : 1] = is_floor ? time_batch(floor, batch) : time_batch(library, batch);
-        }
-        floors.push_back(both[0]);
-        libraries.push_back(both[1]);
-        shares.push_back(both[1] / both[0]);
-      }
-      const double value = median(shares);
-      state.counters["floor_ns"] = median(std::move(floors));
-      state.counters["library_ns"] = median(std::move(libraries));
-      state.counters["ratio"] = value;
-      ratios.push_back({name, value, target});
-    }
-  })->Iterations(1)->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [=](benchmark::State& state) {
+                                 for ([[maybe_unused]] auto _ : state) {
+                                   auto [floor, library] = make();
+                                   std::vector<double> floors;
+                                   std::vector<double> libraries;
+                                   std::vector<double> shares;
+                                   time_batch(floor, batch);
+                                   time_batch(library, batch);
+                                   for (unsigned round = 0; round < rounds; ++round) {
+                                     const bool floor_first = round % 2 == 0;
+                                     double both[2];
+                                     for (const bool first : {true, false}) {
+                                       const bool is_floor = first == floor_first;
+                                       both[is_floor ? 0 : 1] = is_floor
+                                                                    ? time_batch(floor, batch)
+                                                                    : time_batch(library, batch);
+                                     }
+                                     floors.push_back(both[0]);
+                                     libraries.push_back(both[1]);
+                                     shares.push_back(both[1] / both[0]);
+                                   }
+                                   const double value = median(shares);
+                                   state.counters["floor_ns"] = median(std::move(floors));
+                                   state.counters["library_ns"] = median(std::move(libraries));
+                                   state.counters["ratio"] = value;
+                                   ratios.push_back({name, value, target});
+                                 }
+                               })
+      ->Iterations(1)
+      ->Unit(benchmark::kMillisecond);
 }
 
 /// Runs what is registered and prints a line for each.
@@ -95,8 +100,8 @@ inline int run(int argc, char** argv) {
   for (const auto& [name, value, target] : ratios) {
     const bool at_most = target.sense == Target::Sense::at_most;
     const bool ok = at_most ? value <= target.limit : value >= target.limit;
-    std::printf("ratio %s %.3f target %s%.2f %s\n", name.c_str(), value, at_most ? "<=" : ">=",
-                target.limit, ok ? "ok" : "short");
+    std::printf("ratio %s %.3f target %s%.2f %s\n", name.c_str(), value,
+                at_most ? "<=" : ">=", target.limit, ok ? "ok" : "short");
   }
   benchmark::Shutdown();
   return 0;

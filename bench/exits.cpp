@@ -47,7 +47,8 @@ void raw_round_trip(Shared& shared) {
       shared.sum += run.io.port + run.io.size * run.io.count +
                     reinterpret_cast<const std::uint8_t*>(&run)[run.io.data_offset];
       break;
-    default: unexpected("exit reason");
+    default:
+      unexpected("exit reason");
   }
 }
 

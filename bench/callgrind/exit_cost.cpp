@@ -40,12 +40,13 @@ __attribute__((noinline)) void raw_loop(int fd, kvm_run* run, unsigned long exit
     switch (run->exit_reason) {
       case KVM_EXIT_IO:
         if (run->io.direction == KVM_EXIT_IO_OUT) {
-          sum += run->io.port + run->io.size + run->io.count +
+          sum += std::uint64_t{run->io.port} + run->io.size + run->io.count +
                  reinterpret_cast<const std::uint8_t*>(run)[run->io.data_offset];
           continue;
         }
         [[fallthrough]];
-      default: tally.failed = true;
+      default:
+        tally.failed = true;
     }
     break;
   }
@@ -57,7 +58,8 @@ __attribute__((noinline)) void library_loop(kvm::Vcpu& vcpu, unsigned long exits
   for (unsigned long i = 0; i < exits; ++i) {
     const bool expected = vcpu.run().visit(
         [&](kvm::exits::IoOut io) {
-          sum += io.port + io.size + io.count + std::to_integer<std::uint64_t>(io.data[0]);
+          sum += std::uint64_t{io.port} + io.size + io.count +
+                 std::to_integer<std::uint64_t>(io.data[0]);
           return true;
         },
         [](auto&&) { return false; });

@@ -127,11 +127,12 @@ class Exit {
     return {EPROTO, "the exit's data lies outside the run page's mapping"};
   }
 
-  [[gnu::noinline, gnu::cold]] exits::Failed failure() const noexcept {
-    const int error_number = static_cast<int>(kind_ & low_bits);
-    if (kind_ >= refused) {
+  [[gnu::noinline, gnu::cold]] static exits::Failed failure(std::uint32_t kind) noexcept {
+    const int error_number = static_cast<int>(kind & low_bits);
+    if (kind >= refused) {
       switch (static_cast<Problem>(error_number)) {
-        case Problem::none: break;
+        case Problem::none:
+          break;
         case Problem::empty:
           return {EBADF, "this vCPU handle is empty: it was moved from"};
         case Problem::blocked:
@@ -170,6 +171,8 @@ class Exit {
 
   template <class R, class F>
   R dispatch(F&& handle) const;
+  template <class R, class F>
+  static R dispatch_ours(uapi::kvm_run* run, std::uint32_t kind, F& handle);
 
   uapi::kvm_run* run_;
   std::uint32_t kind_;
@@ -179,39 +182,42 @@ class Exit {
 template <class R, class F>
 R Exit::dispatch(F&& handle) const {
   using uapi::ExitReason;
-  if (kind_ >= first_of_ours) [[unlikely]] {  // There may be no run page.
-    if (kind_ >= interrupted) {
-      return handle(exits::Interrupted{(kind_ & low_bits) != 0});
+  // Ours come last, so that they cost the others nothing; they may have no run
+  // page.
+  uapi::kvm_run* const run = run_;
+#if KVM_HPP_ARCH_X86
+  if (kind_ == static_cast<std::uint32_t>(ExitReason::io)) [[likely]] {  // The most frequent one.
+    const auto& io = run->io;
+    const std::uint64_t bytes = std::uint64_t{io.size} * io.count;
+    if (!detail::in_bounds(io.data_offset, bytes, size_)) [[unlikely]] {  // R22
+      return handle(out_of_bounds());
     }
-#if !KVM_HPP_ARCH_RISCV
-    if (kind_ >= memory_fault) {
-      const auto& fault = run_->memory_fault;
-      return handle(exits::MemoryFault{fault.flags, Gpa(fault.gpa), fault.size,
-                                       static_cast<int>(kind_ & low_bits)});
+    auto* const page = reinterpret_cast<std::byte*>(run);
+    if (io.direction == 0) {
+      return handle(exits::IoIn{io.port, io.size, io.count, {page + io.data_offset, bytes}});
     }
-#endif
-    return handle(failure());
+    return handle(exits::IoOut{io.port, io.size, io.count, {page + io.data_offset, bytes}});
   }
-  uapi::kvm_run& run = *run_;
+#endif
   switch (static_cast<ExitReason>(kind_)) {
     case ExitReason::unknown:
-      return handle(exits::Unknown{run.hw.hardware_exit_reason});
+      return handle(exits::Unknown{run->hw.hardware_exit_reason});
     case ExitReason::mmio: {
-      const auto& mmio = run.mmio;
+      const auto& mmio = run->mmio;
       if (mmio.len > sizeof mmio.data) [[unlikely]] {
         return handle(out_of_bounds());
       }
-      auto* const bytes = reinterpret_cast<std::byte*>(run.mmio.data);
+      auto* const bytes = reinterpret_cast<std::byte*>(run->mmio.data);
       return mmio.is_write != 0 ? handle(exits::MmioWrite{Gpa(mmio.phys_addr), {bytes, mmio.len}})
                                 : handle(exits::MmioRead{Gpa(mmio.phys_addr), {bytes, mmio.len}});
     }
     case ExitReason::fail_entry:
       return handle(
-          exits::FailEntry{run.fail_entry.hardware_entry_failure_reason, run.fail_entry.cpu});
+          exits::FailEntry{run->fail_entry.hardware_entry_failure_reason, run->fail_entry.cpu});
     case ExitReason::intr:
       return handle(exits::Interrupted{false});
     case ExitReason::system_event: {
-      const auto& event = run.system_event;
+      const auto& event = run->system_event;
       return handle(exits::SystemEvent{
           event.type, {event.data, std::min<std::size_t>(event.ndata, std::size(event.data))}});
     }
@@ -222,13 +228,13 @@ R Exit::dispatch(F&& handle) const {
       return handle(exits::Debug{});
 #else
     case ExitReason::debug:
-      return handle(exits::Debug{run.debug.arch});
+      return handle(exits::Debug{run->debug.arch});
     case ExitReason::hypercall: {
-      auto& call = run.hypercall;
+      auto& call = run->hypercall;
       return handle(exits::Hypercall{call.nr, std::span(call.args), call.flags, &call});
     }
     case ExitReason::internal_error: {
-      const auto& internal = run.internal;
+      const auto& internal = run->internal;
       return handle(exits::InternalError{
           internal.suberror,
           {internal.data, std::min<std::size_t>(internal.ndata, std::size(internal.data))}});
@@ -237,18 +243,8 @@ R Exit::dispatch(F&& handle) const {
       break;
 #endif
 #if KVM_HPP_ARCH_X86
-    case ExitReason::io: {
-      const auto& io = run.io;
-      const std::uint64_t bytes = std::uint64_t{io.size} * io.count;
-      if (!detail::in_bounds(io.data_offset, bytes, size_)) [[unlikely]] {  // R22
-        return handle(out_of_bounds());
-      }
-      auto* const data = reinterpret_cast<std::byte*>(&run) + io.data_offset;
-      return io.direction == 0 ? handle(exits::IoIn{io.port, io.size, io.count, {data, bytes}})
-                               : handle(exits::IoOut{io.port, io.size, io.count, {data, bytes}});
-    }
     case ExitReason::exception:
-      return handle(exits::Exception{run.ex.exception, run.ex.error_code});
+      return handle(exits::Exception{run->ex.exception, run->ex.error_code});
     case ExitReason::hlt:
       return handle(exits::Hlt{});
     case ExitReason::irq_window_open:
@@ -256,13 +252,13 @@ R Exit::dispatch(F&& handle) const {
     case ExitReason::shutdown:
       return handle(exits::Shutdown{});
     case ExitReason::set_tpr:
-      return handle(exits::SetTpr{run.cr8});
+      return handle(exits::SetTpr{run->cr8});
     case ExitReason::tpr_access:
-      return handle(exits::TprAccess{run.tpr_access.rip, run.tpr_access.is_write != 0});
+      return handle(exits::TprAccess{run->tpr_access.rip, run->tpr_access.is_write != 0});
     case ExitReason::ioapic_eoi:
-      return handle(exits::IoapicEoi{run.eoi.vector});
+      return handle(exits::IoapicEoi{run->eoi.vector});
     case ExitReason::hyperv: {
-      auto& hyperv = run.hyperv;
+      auto& hyperv = run->hyperv;
       switch (hyperv.type) {
         case 1:
           return handle(exits::HypervSynic{hyperv.u.synic.msr, hyperv.u.synic.control,
@@ -280,15 +276,15 @@ R Exit::dispatch(F&& handle) const {
       break;
     }
     case ExitReason::x86_rdmsr:
-      return handle(exits::X86Rdmsr{run.msr.index, run.msr.reason, &run.msr});
+      return handle(exits::X86Rdmsr{run->msr.index, run->msr.reason, &run->msr});
     case ExitReason::x86_wrmsr:
-      return handle(exits::X86Wrmsr{run.msr.index, run.msr.reason, run.msr.data, &run.msr});
+      return handle(exits::X86Wrmsr{run->msr.index, run->msr.reason, run->msr.data, &run->msr});
     case ExitReason::ap_reset_hold:
       return handle(exits::ApResetHold{});
     case ExitReason::x86_bus_lock:
       return handle(exits::X86BusLock{});
     case ExitReason::xen: {
-      auto& xen = run.xen;
+      auto& xen = run->xen;
       if (xen.type != 1) {
         break;
       }
@@ -296,37 +292,55 @@ R Exit::dispatch(F&& handle) const {
                                         xen.u.hcall.input, std::span(xen.u.hcall.params), &xen});
     }
     case ExitReason::notify:
-      return handle(exits::Notify{run.notify.flags});
+      return handle(exits::Notify{run->notify.flags});
     case ExitReason::tdx:
-      return handle(exits::Tdx{run.tdx.flags, run.tdx.nr, &run.tdx});
+      return handle(exits::Tdx{run->tdx.flags, run->tdx.nr, &run->tdx});
     case ExitReason::snp_req_certs:
-      return handle(exits::SnpReqCerts{Gpa(run.snp_req_certs.gpa), run.snp_req_certs.npages,
-                                       &run.snp_req_certs});
+      return handle(exits::SnpReqCerts{Gpa(run->snp_req_certs.gpa), run->snp_req_certs.npages,
+                                       &run->snp_req_certs});
 #elif KVM_HPP_ARCH_ARM64
     case ExitReason::arm_nisv:
-      return handle(exits::ArmNisv{run.arm_nisv.esr_iss, Gpa(run.arm_nisv.fault_ipa)});
+      return handle(exits::ArmNisv{run->arm_nisv.esr_iss, Gpa(run->arm_nisv.fault_ipa)});
     case ExitReason::arm_sea:
-      return handle(
-          exits::ArmSea{run.arm_sea.flags, run.arm_sea.esr, run.arm_sea.gva, Gpa(run.arm_sea.gpa)});
+      return handle(exits::ArmSea{run->arm_sea.flags, run->arm_sea.esr, run->arm_sea.gva,
+                                  Gpa(run->arm_sea.gpa)});
     case ExitReason::arm_ldst64b:
-      return handle(exits::ArmLdst64b{run.arm_nisv.esr_iss, Gpa(run.arm_nisv.fault_ipa)});
+      return handle(exits::ArmLdst64b{run->arm_nisv.esr_iss, Gpa(run->arm_nisv.fault_ipa)});
 #else
     case ExitReason::riscv_sbi: {
-      auto& sbi = run.riscv_sbi;
+      auto& sbi = run->riscv_sbi;
       return handle(exits::RiscvSbi{sbi.extension_id, sbi.function_id, std::span(sbi.args),
                                     std::span(sbi.ret)});
     }
     case ExitReason::riscv_csr: {
-      auto& csr = run.riscv_csr;
+      auto& csr = run->riscv_csr;
       return handle(exits::RiscvCsr{csr.csr_num, csr.new_value, csr.write_mask, &csr.ret_value});
     }
 #endif
     default:
       break;
   }
+  if (kind_ >= first_of_ours) {
+    return dispatch_ours<R>(run, kind_, handle);
+  }
   return handle(
       exits::Raw{static_cast<ExitReason>(kind_),
-                 std::span<std::byte, 256>(reinterpret_cast<std::byte*>(run.padding), 256)});
+                 std::span<std::byte, 256>(reinterpret_cast<std::byte*>(run->padding), 256)});
+}
+
+template <class R, class F>
+R Exit::dispatch_ours([[maybe_unused]] uapi::kvm_run* run, std::uint32_t kind, F& handle) {
+  if (kind >= interrupted) {
+    return handle(exits::Interrupted{(kind & low_bits) != 0});
+  }
+#if !KVM_HPP_ARCH_RISCV
+  if (kind >= memory_fault) {
+    const auto& fault = run->memory_fault;
+    return handle(exits::MemoryFault{fault.flags, Gpa(fault.gpa), fault.size,
+                                     static_cast<int>(kind & low_bits)});
+  }
+#endif
+  return handle(failure(kind));
 }
 
 KVM_HPP_END

@@ -138,9 +138,18 @@ TEST_F(RunFaults, AFailedCompletionCanBeRepeated) {
     fault::disarm();
     ASSERT_TRUE(failed);
     EXPECT_EQ(summary(*failed), "failed " + std::to_string(error_number));
+    if (error_number == EFAULT || error_number == EHWPOISON) {
+      // These come from the guest's own accesses: KVM has finished what was pending.
+      EXPECT_FALSE(guest.vcpu.completion_pending());
+      EXPECT_FALSE(guest.vcpu.complete());
+      EXPECT_EQ(summary(guest.vcpu.run()), "out");
+      continue;
+    }
     // Nothing was finished: the state stays closed, and the answer is not lost.
     EXPECT_TRUE(guest.vcpu.completion_pending());
-    EXPECT_EQ(guest.vcpu.try_set_regs(guest.vcpu.get_regs()).error().error_number(), EBUSY);
+    const auto refused = guest.vcpu.try_set_regs(guest.vcpu.get_regs());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().error_number(), EBUSY);
     EXPECT_FALSE(guest.vcpu.complete());
     EXPECT_FALSE(guest.vcpu.completion_pending());
     EXPECT_EQ(guest.vcpu.get_regs().rax & 0xff, 0x42u);

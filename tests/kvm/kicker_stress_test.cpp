@@ -68,8 +68,8 @@ class Storm {
     for (std::size_t i = 0; i < N; ++i) {
       threads_[i].join();
       if (sides_[i].lost()) {
-        problem += "kick " + std::to_string(sides_[i].kicks()) + " of thread " +
-                   std::to_string(i) + " was not seen within 10 s. ";
+        problem += "kick " + std::to_string(sides_[i].kicks()) + " of thread " + std::to_string(i) +
+                   " was not seen within 10 s. ";
       }
       kicks_ += sides_[i].kicks();
       bursts_ += sides_[i].bursts();

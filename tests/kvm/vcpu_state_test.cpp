@@ -3,12 +3,14 @@
 // that KVM took what was set.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -114,8 +116,8 @@ TEST(Registers, ImpossibleSregsAreExplained) {
 }
 
 constexpr kvm_test::Code store_xmm0_load_xmm1 = {
-    0xf3, 0x0f, 0x6f, 0x0c, 0x25, 0, data_page, 0, 0,     // movdqu xmm1, [0x3000]
-    0xf3, 0x0f, 0x7f, 0x04, 0x25, 0x10, data_page, 0, 0,  // movdqu [0x3010], xmm0
+    0xf3,    0x0f, 0x6f, 0x0c, 0x25, 0,    data_page, 0, 0,  // movdqu xmm1, [0x3000]
+    0xf3,    0x0f, 0x7f, 0x04, 0x25, 0x10, data_page, 0, 0,  // movdqu [0x3010], xmm0
     out_eax, 0x10};
 
 TEST(Registers, FpuReachesTheGuestAndComesBack) {
@@ -177,7 +179,8 @@ kvm::x86::Cpuid with_xsave(const kvm::System& system) {
   return table;
 }
 
-// XGETBV in the guest is no witness everywhere: without hardware virtualization it shows the host's.
+// XGETBV is no witness everywhere: without hardware virtualization the guest sees the host's.
+// host's.
 TEST(Registers, XcrsAreTakenAndKept) {
   auto guest = Guest::long_mode({out_eax, 0x10});
   KVM_REQUIRE(guest.vm, kvm::cap::Xcrs);
@@ -377,8 +380,8 @@ TEST(Msrs, ReachTheGuest) {
 }
 
 TEST(Msrs, GuestsWritesComeBack) {
-  auto guest = Guest::long_mode({0xb9, 0x75, 0x01, 0, 0, 0xb8, 0x78, 0x56, 0x34, 0x12,
-                                 0x31, 0xd2, 0x0f, 0x30,  // xor edx, edx; wrmsr
+  auto guest = Guest::long_mode({0xb9, 0x75, 0x01, 0, 0, 0xb8, 0x78, 0x56, 0x34, 0x12, 0x31, 0xd2,
+                                 0x0f, 0x30,  // xor edx, edx; wrmsr
                                  out_eax, 0x10},
                                 0);
   run_to_out(guest.vcpu);
@@ -387,9 +390,10 @@ TEST(Msrs, GuestsWritesComeBack) {
 
 TEST(Msrs, CountsArePartial) {  // R80
   auto guest = Guest::real_mode(nop_hlt);
-  std::array<uapi::kvm_msr_entry, 3> msrs{{{.index = msr_sysenter_cs, .reserved = 0, .data = 0x10},
-                                           {.index = no_such_msr, .reserved = 0, .data = 0x20},
-                                           {.index = msr_sysenter_esp, .reserved = 0, .data = 0x30}}};
+  std::array<uapi::kvm_msr_entry, 3> msrs{
+      {{.index = msr_sysenter_cs, .reserved = 0, .data = 0x10},
+       {.index = no_such_msr, .reserved = 0, .data = 0x20},
+       {.index = msr_sysenter_esp, .reserved = 0, .data = 0x30}}};
   EXPECT_EQ(guest.vcpu.set_msrs(msrs), 1u);
   EXPECT_EQ(guest.vcpu.get_msr(msr_sysenter_cs), 0x10u);
   EXPECT_EQ(guest.vcpu.get_msr(msr_sysenter_esp), 0u);
@@ -619,7 +623,7 @@ std::vector<Setter> setters() {
 }
 
 TEST(PendingCompletion, RefusesEverySetterAndKeepsWhatTheGuestReads) {  // R30
-  auto guest = Guest::real_mode({0xe4, 0x81, 0xe6, 0x10});  // in al, 0x81; out 0x10, al
+  auto guest = Guest::real_mode({0xe4, 0x81, 0xe6, 0x10});              // in al, 0x81; out 0x10, al
   guest.vcpu.run().visit([](kvm::exits::IoIn io) { io.data[0] = std::byte{0xab}; },
                          [](const auto&) { FAIL() << "no IN"; });
   ASSERT_TRUE(guest.vcpu.completion_pending());
@@ -628,6 +632,7 @@ TEST(PendingCompletion, RefusesEverySetterAndKeepsWhatTheGuestReads) {  // R30
     expect_error(setter.set(guest), EBUSY, "call complete() first");
   }
   expect_error(guest.vcpu.try_save_state({}), EBUSY, "call complete() first");
+  ASSERT_FALSE(HasFailure()) << "the guest could be anywhere now";
   ASSERT_FALSE(guest.vcpu.complete().has_value());
   auto regs = guest.vcpu.get_regs();
   EXPECT_EQ(regs.rax & 0xff, 0xabu);
@@ -664,12 +669,12 @@ TEST(MovedFrom, IsAnErrorNotACrash) {
 /// A guest whose result depends on registers, an XMM register, a word of memory and what it reads
 /// from port 0x11: ten rounds, each with an IN and an OUT to 0x10, then the result to 0x12.
 constexpr kvm_test::Code computation = {
-    0xb8, 1, 0, 0, 0,                         // mov eax, 1
-    0xb9, 10, 0, 0, 0,                        // mov ecx, 10
+    0xb8, 1,    0,    0,    0,                // mov eax, 1
+    0xb9, 10,   0,    0,    0,                // mov ecx, 10
     0x66, 0x0f, 0x6e, 0xc0,                   // movd xmm0, eax
     0x6b, 0xc0, 0x03,                         // again: imul eax, eax, 3
-    0x03, 0x04, 0x25, 0, data_page, 0, 0,     // add eax, [0x3000]
-    0xff, 0x04, 0x25, 0, data_page, 0, 0,     // inc dword [0x3000]
+    0x03, 0x04, 0x25, 0,    data_page, 0, 0,  // add eax, [0x3000]
+    0xff, 0x04, 0x25, 0,    data_page, 0, 0,  // inc dword [0x3000]
     0x66, 0x0f, 0xfe, 0xc0,                   // paddd xmm0, xmm0
     0x89, 0xc3,                               // mov ebx, eax
     0xe5, 0x11,                               // in eax, 0x11
@@ -785,7 +790,9 @@ TEST(Snapshot, WithALocalApic) {
   first.load(code_at, out_cr8);
   kvm_test::enter_long_mode(first, vcpu, 0);
   auto lapic = vcpu.get_lapic();
+  constexpr std::size_t timer_divider = 0x3e0;
   lapic.regs[0x80] = 0x40;
+  lapic.regs[timer_divider] = 0x3;
   vcpu.set_lapic(lapic);
   const auto snapshot = vcpu.save_state(first.system.msr_index_list());
   ASSERT_TRUE(snapshot.lapic.has_value());
@@ -794,7 +801,19 @@ TEST(Snapshot, WithALocalApic) {
   auto other = start(second);
   copy_memory(first, second);
   other.restore_state(snapshot);
+  EXPECT_EQ(other.get_lapic().regs[timer_divider], 0x3);
   EXPECT_EQ(run_to_out(other), 4u);
+}
+
+TEST(Snapshot, LeavesOutMsrsThatTheVcpuDoesNotHave) {
+  auto guest = Guest::long_mode({out_eax, 0x10});
+  guest.vcpu.set_msr(msr_sysenter_esp, 0x31);
+  const auto snapshot = guest.vcpu.save_state(
+      std::array{no_such_msr, msr_sysenter_cs, no_such_msr, msr_sysenter_esp});
+  ASSERT_EQ(snapshot.msrs.size(), 2u);
+  EXPECT_EQ(snapshot.msrs[0].index, msr_sysenter_cs);
+  EXPECT_EQ(snapshot.msrs[1].index, msr_sysenter_esp);
+  EXPECT_EQ(snapshot.msrs[1].data, 0x31u);
 }
 
 TEST(Snapshot, AnMsrThatIsRefusedIsNamed) {

@@ -8,7 +8,7 @@ failed=0
 
 # Num Value Size Type Bind Vis Ndx Name
 undefined() { "$readelf" -sW "$1" | awk '$7 == "UND" { print $8 }'; }
-ours() { "$readelf" -sW "$1" | awk '$7 != "UND" && ($5 == "WEAK" || $5 == "GLOBAL" || $5 == "UNIQUE") && $8 ~ /3kvm/ { print $8 }' | sort -u; }
+ours() { "$readelf" -sW "$1" | awk '$7 != "UND" && ($5 == "WEAK" || $5 == "GLOBAL" || $5 == "UNIQUE") && $8 ~ /(^|[^0-9])3kvm/ { print $8 }' | sort -u; }
 
 if ! undefined "$throwing" | grep -q '^__cxa_throw$'; then
   echo "the control does not throw: does this check see anything?"

@@ -196,9 +196,7 @@ class Acknowledged {
     kicker.kick();  // For the runner to look at that.
   }
   /// The runner has seen Interrupted.
-  void see() {
-    seen_.store(published_.load(std::memory_order_relaxed), std::memory_order_release);
-  }
+  void see() { seen_.store(published_.load(std::memory_order_relaxed), std::memory_order_release); }
   bool finished() const { return finished_.load(std::memory_order_acquire); }
   bool lost() const { return lost_.load(std::memory_order_acquire); }
   unsigned long kicks() const { return kicks_; }

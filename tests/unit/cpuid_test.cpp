@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -188,6 +189,17 @@ TEST(MsrListFetch, TakesTheCountThatComesBack) {  // R80
       any_error);
   EXPECT_EQ(calls, 2);
   EXPECT_EQ(*list, (std::vector<std::uint32_t>{10, 20, 30}));
+  list = kvm::detail::fetch_msr_list(
+      [&](std::uint32_t* data) {
+        if (std::exchange(data[0], 5) < 5) {
+          errno = E2BIG;
+          return -1;
+        }
+        data[0] = 1, data[1] = 40;  // fewer than it said before
+        return 0;
+      },
+      any_error);
+  EXPECT_EQ(*list, (std::vector<std::uint32_t>{40}));
   list = kvm::detail::fetch_msr_list(
       [&](std::uint32_t*) {
         errno = E2BIG;  // without a larger count: no reason to try again

@@ -2,6 +2,7 @@
 // What an error tells.
 #include <kvm/detail/device_file.hpp>
 #include <kvm/error.hpp>
+#include <kvm/fd.hpp>
 
 #include <cerrno>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace {
@@ -74,8 +76,9 @@ TEST(ErrorHandler, IsExchanged) {
   EXPECT_EQ(kvm::set_error_handler(before), before);  // which is not null.
 }
 
+using kvm::detail::open_failure;
+
 TEST(OpenFailure, NamesWhatIsMissing) {
-  using kvm::detail::open_failure;
   for (const int error_number : {ENOENT, ENODEV, ENXIO}) {
     const Error error = open_failure(error_number, "/dev/kvm");
     EXPECT_EQ(error.error_number(), error_number);
@@ -85,9 +88,48 @@ TEST(OpenFailure, NamesWhatIsMissing) {
   EXPECT_TRUE(says(open_failure(EISDIR, "/dev"), "directory"));
   EXPECT_TRUE(says(open_failure(EMFILE, "/dev/kvm"), "too many files"));
   EXPECT_TRUE(says(open_failure(EACCES, "/no/such/file"), "no permission"));
-  // /proc belongs to root's group everywhere.
-  EXPECT_TRUE(says(open_failure(EACCES, "/proc"), "the group \"root\""));
-  EXPECT_TRUE(says(open_failure(EPERM, "/proc"), "usermod"));
+}
+
+/// A file of that mode, for as long as it lives.
+class File {
+ public:
+  explicit File(mode_t mode) {
+    fd_.reset(mkstemp(name_));
+    EXPECT_TRUE(fd_);
+    EXPECT_EQ(fchmod(fd_.get(), mode), 0);
+    EXPECT_EQ(fstat(fd_.get(), &status_), 0);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() { unlink(name_); }
+
+  const char* name() const { return name_; }
+  std::string group() const { return kvm::detail::group_name(status_.st_gid); }
+  std::string user() const { return std::to_string(status_.st_uid); }
+
+ private:
+  char name_[32] = "/tmp/kvm-hpp-test-XXXXXX";
+  kvm::Fd fd_;
+  struct stat status_ {};
+};
+
+TEST(OpenFailure, NamesTheGroupThatMay) {
+  const File file(0660);
+  for (const int error_number : {EACCES, EPERM}) {
+    const Error error = open_failure(error_number, file.name());
+    EXPECT_TRUE(says(error, "belongs to the group " + file.group())) << error.what();
+    EXPECT_TRUE(says(error, "usermod -aG")) << error.what();
+  }
+}
+
+TEST(OpenFailure, NamesTheOwnerWhereTheGroupMayNot) {
+  for (const mode_t mode : {0600u, 0640u, 0620u}) {  // KVM needs both.
+    const File file(mode);
+    const Error error = open_failure(EACCES, file.name());
+    EXPECT_TRUE(says(error, "only its owner, user " + file.user() + ",")) << error.what();
+    EXPECT_TRUE(says(error, file.group())) << error.what();
+    EXPECT_FALSE(says(error, "usermod")) << error.what();
+  }
 }
 
 TEST(GroupName, IsANumberWhereThereIsNoName) {

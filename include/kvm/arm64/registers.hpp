@@ -58,8 +58,8 @@ constexpr std::uint64_t sysreg(unsigned op0, unsigned op1, unsigned crn, unsigne
 }
 
 #if KVM_HPP_ARCH_ARM64
-static_assert(x(30) == core(offsetof(uapi::kvm_regs, regs) +
-                            offsetof(uapi::user_pt_regs, regs) + 30 * 8));
+static_assert(x(30) ==
+              core(offsetof(uapi::kvm_regs, regs) + offsetof(uapi::user_pt_regs, regs) + 30 * 8));
 static_assert(sp == core(offsetof(uapi::user_pt_regs, sp)));
 static_assert(pc == core(offsetof(uapi::user_pt_regs, pc)));
 static_assert(pstate == core(offsetof(uapi::user_pt_regs, pstate)));
@@ -67,9 +67,9 @@ static_assert(sp_el1 == core(offsetof(uapi::kvm_regs, sp_el1)));
 static_assert(elr_el1 == core(offsetof(uapi::kvm_regs, elr_el1)));
 static_assert(spsr_fiq == core(offsetof(uapi::kvm_regs, spsr) + 4 * 8));
 static_assert(v(0) == core(offsetof(uapi::kvm_regs, fp_regs), uapi::reg::size_u128));
-static_assert(fpcr == core(offsetof(uapi::kvm_regs, fp_regs) +
-                               offsetof(uapi::user_fpsimd_state, fpcr),
-                           uapi::reg::size_u32));
+static_assert(fpcr ==
+              core(offsetof(uapi::kvm_regs, fp_regs) + offsetof(uapi::user_fpsimd_state, fpcr),
+                   uapi::reg::size_u32));
 #endif
 
 }  // namespace reg

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_ARM64_VCPU_HPP
 #define KVM_HPP_ARM64_VCPU_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_ARM64
+
 #include <kvm/arm64/registers.hpp>
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -70,9 +73,7 @@ class VcpuCalls : public detail::VcpuCore {
   Result<void> try_set_vcpu_events(const uapi::kvm_vcpu_events& events) {
     return try_set(uapi::request::set_vcpu_events, events);
   }
-  void set_vcpu_events(const uapi::kvm_vcpu_events& events) {
-    try_set_vcpu_events(events).value();
-  }
+  void set_vcpu_events(const uapi::kvm_vcpu_events& events) { try_set_vcpu_events(events).value(); }
 
   /// The levels of the timers' and the PMU's interrupts, bits of
   /// uapi::arm_dev_irq: for a VMM with an interrupt controller of its own. As of
@@ -89,4 +90,5 @@ class VcpuCalls : public detail::VcpuCore {
 }  // namespace arm64
 KVM_HPP_END
 
+#endif
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_ARM64_VM_HPP
 #define KVM_HPP_ARM64_VM_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_ARM64
+
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -78,8 +81,8 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
       const int error_number = errno;
       return failure(request.name, error_number,
                      detail::text("line=", detail::Hex{which.raw}, ", level=", level),
-                     error_number == ENXIO    ? "this kind of line needs an interrupt controller in "
-                                                "the kernel, or none"
+                     error_number == ENXIO ? "this kind of line needs an interrupt controller in "
+                                             "the kernel, or none"
                      : error_number == EINVAL ? "there is no such vCPU or line"
                                               : "");
     }
@@ -101,9 +104,9 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
     const int result = call(request, &msi);
     if (result < 0) {
       const int error_number = errno;
-      return failure(request.name, error_number,
-                     detail::text("address=", detail::Hex{address}, ", data=", data,
-                                  ", device=", device));
+      return failure(
+          request.name, error_number,
+          detail::text("address=", detail::Hex{address}, ", data=", data, ", device=", device));
     }
     return result > 0;
   }
@@ -163,11 +166,8 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
       return detail::make_error(EINVAL, request.name, arguments(),
                                 "there is a tag for each 16 bytes of guest memory");
     }
-    const uapi::kvm_arm_copy_mte_tags copy{.guest_ipa = gpa.value,
-                                           .length = length,
-                                           .addr = tags,
-                                           .flags = direction,
-                                           .reserved = {}};
+    const uapi::kvm_arm_copy_mte_tags copy{
+        .guest_ipa = gpa.value, .length = length, .addr = tags, .flags = direction, .reserved = {}};
     const int done = call(request, &copy);
     if (done < 0) {
       const int error_number = errno;
@@ -184,4 +184,5 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
 }  // namespace arm64
 KVM_HPP_END
 
+#endif
 #endif

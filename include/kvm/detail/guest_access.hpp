@@ -30,7 +30,8 @@ inline void copy_from_guest(std::byte* to, const std::byte* guest, std::size_t s
 
 /// Whether [offset, offset + size) lies inside [0, limit), for any numbers.
 constexpr bool in_bounds(std::uint64_t offset, std::uint64_t size, std::uint64_t limit) noexcept {
-  return size <= limit && offset <= limit - size;
+  std::uint64_t room = 0;
+  return !__builtin_sub_overflow(limit, size, &room) && offset <= room;
 }
 
 }  // namespace detail

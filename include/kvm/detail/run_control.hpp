@@ -62,10 +62,12 @@ inline void full_fence() noexcept {
 
 class RunControl {
  public:
-  explicit RunControl(Mapping page) noexcept : page_(std::move(page)) {}
+  explicit RunControl(Mapping page) noexcept
+      : page_(std::move(page)), size_(static_cast<std::uint32_t>(page_.size())) {}
 
   uapi::kvm_run* run() const noexcept { return reinterpret_cast<uapi::kvm_run*>(page_.data()); }
-  std::size_t size() const noexcept { return page_.size(); }
+  /// Bytes mapped, a few pages.
+  std::uint32_t size() const noexcept { return size_; }
 
   // The runner's side.
 
@@ -74,11 +76,29 @@ class RunControl {
     std::atomic_signal_fence(std::memory_order_seq_cst);
   }
   void leave() noexcept {
-    in_run_.store(0, std::memory_order_release);
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    if (state_.load(std::memory_order_acquire) != 0) [[unlikely]] {
+    if (leave_unsettled() != 0) [[unlikely]] {
       settle();
     }
+  }
+  /// @return not 0 if settle() must follow
+  std::uint32_t leave_unsettled() noexcept {
+    in_run_.store(0, std::memory_order_release);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return state_.load(std::memory_order_acquire);
+  }
+  /// After KVM_RUN, with a kick about: waits until its signal is sent, and has
+  /// it delivered.
+  [[gnu::noinline, gnu::cold]] void settle() noexcept {
+    const int saved_errno = errno;  // KVM_RUN's is not read yet.
+    if (idle_ != 0) {
+      full_fence();
+    }
+    if ((await_kicks() & signal_requested) != 0) {
+      // The interrupt that delivers a signal to a running thread may still be
+      // on its way; returning from any system call delivers it.
+      sys::getpid();
+    }
+    errno = saved_errno;
   }
   void bind_thread() noexcept { thread_.store(sys::gettid(), std::memory_order_relaxed); }
 
@@ -207,21 +227,6 @@ class RunControl {
     }
   }
 
-  /// After KVM_RUN, with a kick about: waits until its signal is sent, and has
-  /// it delivered.
-  [[gnu::noinline, gnu::cold]] void settle() noexcept {
-    const int saved_errno = errno;  // KVM_RUN's is not read yet.
-    if (idle_ != 0) {
-      full_fence();
-    }
-    if ((await_kicks() & signal_requested) != 0) {
-      // The interrupt that delivers a signal to a running thread may still be
-      // on its way; returning from any system call delivers it.
-      sys::getpid();
-    }
-    errno = saved_errno;
-  }
-
   /// @return the state once no kick was in flight
   std::uint32_t await_kicks() noexcept {
     unsigned spins = 0;
@@ -255,6 +260,7 @@ class RunControl {
   static void sleep() noexcept { sys::sleep_nanoseconds(1000); }
 
   Mapping page_;
+  std::uint32_t size_;
   pid_t page_owner_ = sys::getpid();
   std::atomic<std::uint32_t> in_run_{0};
   std::atomic<std::uint32_t> state_{0};

@@ -38,7 +38,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   ///
   /// Takes about as long as the raw ioctl. May be called from any thread, one
   /// at a time; other ioctls on this vCPU block until it returns (R14).
-  Exit run() noexcept {
+  [[gnu::always_inline]] Exit run() noexcept {
     if (bound_thread_ != thread_token) [[unlikely]] {
       if (const auto problem = prepare(); problem != Exit::Problem::none) {
         return Exit(problem);
@@ -47,9 +47,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     RunControl& control = *control_;
     control.enter();
     const int result = sys::ioctl(fd(), uapi::request::run.code, 0);
-    control.leave();
-    if (result != 0) [[unlikely]] {
-      return accept_failure();
+    if ((control.leave_unsettled() | static_cast<std::uint32_t>(result)) != 0) [[unlikely]] {
+      return accept_slowly(result);
     }
     return accept_exit(control);
   }
@@ -323,8 +322,13 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     return Exit(run, last_exit_, control.size());
   }
 
-  [[gnu::noinline, gnu::cold]] Exit accept_failure() noexcept {
+  /// After a run that failed, or with a kick about.
+  [[gnu::noinline, gnu::cold]] Exit accept_slowly(int result) noexcept {
     const int error_number = errno;
+    control_->settle();
+    if (result == 0) {
+      return accept_exit(*control_);
+    }
     if (error_number == EINTR || error_number == EAGAIN) {
       return interrupted();
     }

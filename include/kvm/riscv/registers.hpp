@@ -41,9 +41,7 @@ constexpr std::uint64_t a(unsigned number) { return x(10 + number); }
 inline constexpr std::uint64_t mode = core(32);
 
 /// The hart's configuration: the word of kvm_riscv_config.
-constexpr std::uint64_t config(std::uint64_t index) {
-  return word(uapi::reg_riscv::config, index);
-}
+constexpr std::uint64_t config(std::uint64_t index) { return word(uapi::reg_riscv::config, index); }
 inline constexpr std::uint64_t isa = config(0);  ///< a bit for each single-letter extension
 inline constexpr std::uint64_t mvendorid = config(2);
 inline constexpr std::uint64_t marchid = config(3);
@@ -67,9 +65,7 @@ inline constexpr std::uint64_t scounteren = csr(9);
 inline constexpr std::uint64_t senvcfg = csr(10);
 
 /// The timer's: the word of kvm_riscv_timer.
-constexpr std::uint64_t timer(std::uint64_t index) {
-  return word(uapi::reg_riscv::timer, index);
-}
+constexpr std::uint64_t timer(std::uint64_t index) { return word(uapi::reg_riscv::timer, index); }
 inline constexpr std::uint64_t timer_frequency = timer(0);
 inline constexpr std::uint64_t timer_time = timer(1);
 inline constexpr std::uint64_t timer_compare = timer(2);

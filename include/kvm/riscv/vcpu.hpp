@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_RISCV_VCPU_HPP
 #define KVM_HPP_RISCV_VCPU_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_RISCV
+
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/riscv/registers.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -20,8 +23,8 @@ class VcpuCalls : public detail::VcpuCore {
   /// guest (R14): any thread may call it, as long as this handle is not moved.
   Result<void> try_interrupt(bool level) {
     constexpr auto request = uapi::request::interrupt;
-    const uapi::kvm_interrupt interrupt{
-        .irq = level ? uapi::riscv_interrupt::set : uapi::riscv_interrupt::unset};
+    const uapi::kvm_interrupt interrupt{.irq = level ? uapi::riscv_interrupt::set
+                                                     : uapi::riscv_interrupt::unset};
     if (call(request, &interrupt) < 0) {
       return failure(request.name, errno);
     }
@@ -36,4 +39,5 @@ class VcpuCalls : public detail::VcpuCore {
 }  // namespace riscv
 KVM_HPP_END
 
+#endif
 #endif

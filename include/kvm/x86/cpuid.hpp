@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_CPUID_HPP
 #define KVM_HPP_X86_CPUID_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/error.hpp>
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
@@ -57,9 +60,9 @@ class Cpuid {
   /// For a function that ignores ECX any index finds it. Writable: change the
   /// registers through it. Valid until an entry is added or removed.
   Entry* find(std::uint32_t function, std::uint32_t index = 0) noexcept {
-    const auto found =
-        std::find_if(entries_.begin(), entries_.end(),
-                     [&](const Entry& entry) { return answers(entry, function, index); });
+    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+      return answers(entry, function, index);
+    });
     return found != entries_.end() ? &*found : nullptr;
   }
   const Entry* find(std::uint32_t function, std::uint32_t index = 0) const noexcept {
@@ -133,10 +136,14 @@ class Cpuid {
   }
   static const std::uint32_t& value(const Entry& entry, CpuidRegister reg) noexcept {
     switch (reg) {
-      case CpuidRegister::eax: return entry.eax;
-      case CpuidRegister::ebx: return entry.ebx;
-      case CpuidRegister::ecx: return entry.ecx;
-      default: return entry.edx;
+      case CpuidRegister::eax:
+        return entry.eax;
+      case CpuidRegister::ebx:
+        return entry.ebx;
+      case CpuidRegister::ecx:
+        return entry.ecx;
+      default:
+        return entry.edx;
     }
   }
   static constexpr std::uint32_t mask(const CpuidBit& which) noexcept {
@@ -188,4 +195,5 @@ Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
 }  // namespace detail
 KVM_HPP_END
 
+#endif
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_MSR_HPP
 #define KVM_HPP_X86_MSR_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/error.hpp>
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
@@ -67,8 +70,8 @@ MsrTransfer transfer_msrs(std::span<Entry> msrs, Send&& send) noexcept {
   MsrTransfer transfer;
   while (transfer.done < msrs.size()) {
     MsrBlock<msr_block_size> block;
-    const auto part = msrs.subspan(transfer.done, std::min(msrs.size() - transfer.done,
-                                                           msr_block_size));
+    const auto part =
+        msrs.subspan(transfer.done, std::min(msrs.size() - transfer.done, msr_block_size));
     block.header = {.nmsrs = static_cast<std::uint32_t>(part.size()), .pad = 0};
     std::copy(part.begin(), part.end(), block.entries);
     const int count = send(static_cast<void*>(&block));
@@ -141,4 +144,5 @@ inline std::string msr_filter_problem(std::span<const x86::MsrFilterRange> range
 }  // namespace detail
 KVM_HPP_END
 
+#endif
 #endif

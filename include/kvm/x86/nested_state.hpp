@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_NESTED_STATE_HPP
 #define KVM_HPP_X86_NESTED_STATE_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/uapi/structs.hpp>
 
 #include <cstddef>
@@ -57,4 +60,5 @@ class NestedState {
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_SNAPSHOT_HPP
 #define KVM_HPP_X86_SNAPSHOT_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/uapi/structs.hpp>
 #include <kvm/x86/cpuid.hpp>
 #include <kvm/x86/nested_state.hpp>
@@ -45,4 +48,5 @@ struct VcpuSnapshot {
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

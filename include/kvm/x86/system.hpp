@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_SYSTEM_HPP
 #define KVM_HPP_X86_SYSTEM_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/x86/cpuid.hpp>
 #include <kvm/x86/msr.hpp>
@@ -94,12 +97,12 @@ class SystemCalls : public detail::CapabilityHandle<uapi::Scope::system> {
  private:
   template <uapi::Scopes R>
   Result<Cpuid> table(uapi::Request<R> request, const char* invalid) const {
-    return detail::fetch_cpuid(
-        [&](void* buffer) { return call(request, buffer); },
-        [&](int error_number) {
-          return failure(request.name, error_number, {},
-                         error_number == EINVAL && invalid != nullptr ? invalid : "");
-        });
+    return detail::fetch_cpuid([&](void* buffer) { return call(request, buffer); },
+                               [&](int error_number) {
+                                 return failure(
+                                     request.name, error_number, {},
+                                     error_number == EINVAL && invalid != nullptr ? invalid : "");
+                               });
   }
   template <uapi::Scopes R>
   Result<std::vector<std::uint32_t>> list(uapi::Request<R> request) const {
@@ -112,4 +115,5 @@ class SystemCalls : public detail::CapabilityHandle<uapi::Scope::system> {
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_VCPU_HPP
 #define KVM_HPP_X86_VCPU_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/uapi/constants.hpp>
 #include <kvm/x86/cpuid.hpp>
@@ -14,10 +17,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -228,9 +231,7 @@ class VcpuCalls : public detail::VcpuCore {
   Result<void> try_set_debugregs(const uapi::kvm_debugregs& debugregs) {
     return try_set(uapi::request::set_debugregs, debugregs);
   }
-  void set_debugregs(const uapi::kvm_debugregs& debugregs) {
-    try_set_debugregs(debugregs).value();
-  }
+  void set_debugregs(const uapi::kvm_debugregs& debugregs) { try_set_debugregs(debugregs).value(); }
 
   /// Exceptions, interrupts, NMIs and SMIs that are pending or being delivered
   /// (KVM_GET_VCPU_EVENTS).
@@ -259,9 +260,7 @@ class VcpuCalls : public detail::VcpuCore {
     }
     return result;
   }
-  void set_vcpu_events(const uapi::kvm_vcpu_events& events) {
-    try_set_vcpu_events(events).value();
-  }
+  void set_vcpu_events(const uapi::kvm_vcpu_events& events) { try_set_vcpu_events(events).value(); }
 
   /// The registers of the local APIC in the kernel (KVM_GET_LAPIC).
   Result<uapi::kvm_lapic_state> try_get_lapic() const {
@@ -371,10 +370,9 @@ class VcpuCalls : public detail::VcpuCore {
   /// The guest's CPUID table (KVM_GET_CPUID2).
   Result<Cpuid> try_get_cpuid2() const {
     constexpr auto request = uapi::request::get_cpuid2;
-    return detail::fetch_cpuid([&](void* buffer) { return call(request, buffer); },
-                               [&](int error_number) {
-                                 return failure(request.name, error_number);
-                               });
+    return detail::fetch_cpuid(
+        [&](void* buffer) { return call(request, buffer); },
+        [&](int error_number) { return failure(request.name, error_number); });
   }
   Cpuid get_cpuid2() const { return try_get_cpuid2().value(); }
 
@@ -388,9 +386,9 @@ class VcpuCalls : public detail::VcpuCore {
     }
     const auto arguments = [&] { return detail::text("nent=", cpuid.size()); };
     if (cpuid.size() > Cpuid::max_entries) {
-      return detail::make_error(E2BIG, request.name, arguments(),
-                                detail::text("KVM takes a table of at most ", Cpuid::max_entries,
-                                             " entries"));
+      return detail::make_error(
+          E2BIG, request.name, arguments(),
+          detail::text("KVM takes a table of at most ", Cpuid::max_entries, " entries"));
     }
     struct {
       uapi::kvm_cpuid2 header;
@@ -556,8 +554,7 @@ class VcpuCalls : public detail::VcpuCore {
     constexpr auto request = uapi::request::x86_setup_mce;
     if (call(request, &mcg_cap) < 0) {
       const int error_number = errno;
-      return failure(request.name, error_number,
-                     detail::text("mcg_cap=", detail::Hex{mcg_cap}),
+      return failure(request.name, error_number, detail::text("mcg_cap=", detail::Hex{mcg_cap}),
                      error_number == EINVAL
                          ? "too many banks, or bits that System::mce_cap_supported() lacks"
                          : "");
@@ -606,9 +603,9 @@ class VcpuCalls : public detail::VcpuCore {
     const std::size_t said = state.header().size;
     if (state.empty() || said > state.size()) {
       return detail::make_error(EINVAL, request.name, arguments(),
-                                state.empty() ? std::string("the state is empty")
-                                              : detail::text("the header speaks of ", said,
-                                                             " bytes"));
+                                state.empty()
+                                    ? std::string("the state is empty")
+                                    : detail::text("the header speaks of ", said, " bytes"));
     }
     if (call(request, static_cast<const void*>(state.bytes().data())) < 0) {
       const int error_number = errno;
@@ -882,9 +879,19 @@ class VcpuCalls : public detail::VcpuCore {
     return transfer.done;
   }
 
-  /// The run page, if it holds registers that the next entry will load.
+  /// The run page, if it may hold registers that the next entry will load. Not
+  /// looked at otherwise: a fork's child has none.
+  uapi::kvm_run* marked_page() const noexcept {
+    if (!marked_) [[likely]] {
+      return nullptr;
+    }
+    auto* const run = detail::sys::getpid() == owner() ? run_page() : nullptr;
+    marked_ = run != nullptr && run->kvm_dirty_regs != 0;
+    return marked_ ? run : nullptr;
+  }
+  /// The run page, if it holds these of them.
   const uapi::kvm_run* dirty(std::uint64_t which) const noexcept {
-    const auto* const run = run_page();
+    const auto* const run = marked_page();
     return run != nullptr && (run->kvm_dirty_regs & which) != 0 ? run : nullptr;
   }
   /// The run page, if KVM stores these registers there.
@@ -894,8 +901,7 @@ class VcpuCalls : public detail::VcpuCore {
   }
   /// Takes back what the next entry would load over registers just set.
   void replaced(std::uint64_t which) noexcept {
-    auto* const run = run_page();
-    if ((run->kvm_dirty_regs & which) != 0) [[unlikely]] {
+    if (auto* const run = marked_page()) [[unlikely]] {
       run->kvm_dirty_regs &= ~which;
     }
   }
@@ -978,6 +984,7 @@ class VcpuCalls : public detail::VcpuCore {
     }
     store(*run);
     run->kvm_dirty_regs |= which;
+    marked_ = true;
     return {};
   }
 
@@ -991,8 +998,8 @@ class VcpuCalls : public detail::VcpuCore {
       return flushed;
     }
     // First: asking for it lets KVM take in a pending INIT or SIPI.
-    if (auto result = take(snapshot.mp_state,
-                           try_get<uapi::kvm_mp_state>(uapi::request::get_mp_state));
+    if (auto result =
+            take(snapshot.mp_state, try_get<uapi::kvm_mp_state>(uapi::request::get_mp_state));
         !result) {
       return result;
     }
@@ -1122,9 +1129,11 @@ class VcpuCalls : public detail::VcpuCore {
   mutable std::uint32_t xsave_size_ = 0;  // 0 until asked for
   mutable bool has_xsave2_ = false;
   mutable std::uint32_t sync_supported_ = not_asked;
+  mutable bool marked_ = false;  // whether set_synced_...() was called since the last entry
 };
 
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

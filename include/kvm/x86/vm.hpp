@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_VM_HPP
 #define KVM_HPP_X86_VM_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -27,11 +30,10 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// Instead of cap::SplitIrqchip, before the first vCPU.
   Result<void> try_create_irqchip() {
     return send(uapi::request::create_irqchip, 0ul, [](int error_number) {
-      return error_number == EEXIST ? "the VM has an interrupt controller already, this or a "
-                                      "split one"
-             : error_number == EINVAL
-                 ? "it must come before the first vCPU"
-                 : "";
+      return error_number == EEXIST   ? "the VM has an interrupt controller already, this or a "
+                                        "split one"
+             : error_number == EINVAL ? "it must come before the first vCPU"
+                                      : "";
     });
   }
   void create_irqchip() { try_create_irqchip().value(); }
@@ -40,8 +42,8 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// create_irqchip().
   Result<void> try_create_pit2(const uapi::kvm_pit_config& config = {}) {
     return send(uapi::request::create_pit2, &config, [](int error_number) {
-      return error_number == ENOENT  ? "it needs the whole interrupt controller in the kernel: "
-                                       "create_irqchip() first"
+      return error_number == ENOENT   ? "it needs the whole interrupt controller in the kernel: "
+                                        "create_irqchip() first"
              : error_number == EEXIST ? "the VM has one already"
              : error_number == EINVAL ? "the configuration has unknown flags"
                                       : "";
@@ -52,11 +54,12 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// Where KVM puts the three pages that Intel CPUs need for real mode
   /// (KVM_SET_TSS_ADDR): below 4 GiB, in no slot.
   Result<void> try_set_tss_addr(Gpa address) {
-    return send(uapi::request::set_tss_addr, address.value,
-                [](int error_number) {
-                  return error_number == EINVAL ? "its three pages must end below 4 GiB" : "";
-                },
-                [&] { return describe(address); });
+    return send(
+        uapi::request::set_tss_addr, address.value,
+        [](int error_number) {
+          return error_number == EINVAL ? "its three pages must end below 4 GiB" : "";
+        },
+        [&] { return describe(address); });
   }
   void set_tss_addr(Gpa address) { try_set_tss_addr(address).value(); }
 
@@ -64,38 +67,41 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// (KVM_SET_IDENTITY_MAP_ADDR), one page in no slot; 0 is KVM's default.
   /// Before the first vCPU.
   Result<void> try_set_identity_map_addr(Gpa address) {
-    return send(uapi::request::set_identity_map_addr, &address.value,
-                [](int error_number) {
-                  return error_number == EINVAL ? "it must come before the first vCPU" : "";
-                },
-                [&] { return describe(address); });
+    return send(
+        uapi::request::set_identity_map_addr, &address.value,
+        [](int error_number) {
+          return error_number == EINVAL ? "it must come before the first vCPU" : "";
+        },
+        [&] { return describe(address); });
   }
   void set_identity_map_addr(Gpa address) { try_set_identity_map_addr(address).value(); }
 
   /// Which vCPU starts the others (KVM_SET_BOOT_CPU_ID); 0 unless set. Before
   /// the first vCPU.
   Result<void> try_set_boot_cpu_id(VcpuId id) {
-    return send(uapi::request::set_boot_cpu_id, std::uint64_t{id.value},
-                [](int error_number) {
-                  return error_number == EBUSY    ? "it must come before the first vCPU"
-                         : error_number == EINVAL ? "the id is too large for this VM"
-                                                  : "";
-                },
-                [&] { return detail::text("id=", id.value); });
+    return send(
+        uapi::request::set_boot_cpu_id, std::uint64_t{id.value},
+        [](int error_number) {
+          return error_number == EBUSY    ? "it must come before the first vCPU"
+                 : error_number == EINVAL ? "the id is too large for this VM"
+                                          : "";
+        },
+        [&] { return detail::text("id=", id.value); });
   }
   void set_boot_cpu_id(VcpuId id) { try_set_boot_cpu_id(id).value(); }
 
   /// Frequency of the vCPUs' time stamp counters in kHz (KVM_SET_TSC_KHZ), where
   /// cap::VmTscControl is. Before the first vCPU; 0 is the host's.
   Result<void> try_set_tsc_khz(std::uint32_t khz) {
-    return send(uapi::request::set_tsc_khz, std::uint64_t{khz},
-                [](int error_number) {
-                  return error_number == EINVAL
-                             ? "it must come before the first vCPU, and the host's CPU must be "
-                               "able to scale its counter so far"
-                             : "";
-                },
-                [&] { return detail::text("khz=", khz); });
+    return send(
+        uapi::request::set_tsc_khz, std::uint64_t{khz},
+        [](int error_number) {
+          return error_number == EINVAL
+                     ? "it must come before the first vCPU, and the host's CPU must be "
+                       "able to scale its counter so far"
+                     : "";
+        },
+        [&] { return detail::text("khz=", khz); });
   }
   void set_tsc_khz(std::uint32_t khz) { try_set_tsc_khz(khz).value(); }
   /// What it is for vCPUs to come (KVM_GET_TSC_KHZ).
@@ -156,10 +162,9 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
       const int error_number = errno;
       return failure(request.name, error_number,
                      detail::text("address=", detail::Hex{address}, ", data=", detail::Hex{data}),
-                     error_number == EINVAL ? "it needs local APICs in the kernel"
-                     : error_number == EPERM
-                         ? "no vCPU has that APIC id, or its local APIC is off"
-                         : "");
+                     error_number == EINVAL  ? "it needs local APICs in the kernel"
+                     : error_number == EPERM ? "no vCPU has that APIC id, or its local APIC is off"
+                                             : "");
     }
     return result > 0;
   }
@@ -227,14 +232,15 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// KVM_SET_CLOCK. With uapi::clock_flag::realtime the time that passed since
   /// `realtime` is added. Other flags are refused: clear what get_clock() set.
   Result<void> try_set_clock(const uapi::kvm_clock_data& clock) {
-    return send(uapi::request::set_clock, &clock,
-                [](int error_number) {
-                  return error_number == EINVAL ? "only the flag realtime can be set" : "";
-                },
-                [&] {
-                  return detail::text("clock=", std::uint64_t{clock.clock},
-                                      ", flags=", detail::Hex{clock.flags});
-                });
+    return send(
+        uapi::request::set_clock, &clock,
+        [](int error_number) {
+          return error_number == EINVAL ? "only the flag realtime can be set" : "";
+        },
+        [&] {
+          return detail::text("clock=", std::uint64_t{clock.clock},
+                              ", flags=", detail::Hex{clock.flags});
+        });
   }
   void set_clock(const uapi::kvm_clock_data& clock) { try_set_clock(clock).value(); }
 
@@ -266,11 +272,12 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
       filter.ranges[i].bitmap =
           reinterpret_cast<std::uint8_t*>(const_cast<std::uint64_t*>(ranges[i].allowed.data()));
     }
-    return send(request, &filter,
-                [](int error_number) {
-                  return error_number == EINVAL ? "KVM refused a range or the default" : "";
-                },
-                arguments);
+    return send(
+        request, &filter,
+        [](int error_number) {
+          return error_number == EINVAL ? "KVM refused a range or the default" : "";
+        },
+        arguments);
   }
   void set_msr_filter(std::span<const MsrFilterRange> ranges,
                       MsrFilterDefault otherwise = MsrFilterDefault::allow) {
@@ -280,11 +287,10 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
   /// Limits the pages that KVM takes for shadow page tables
   /// (KVM_SET_NR_MMU_PAGES).
   Result<void> try_set_nr_mmu_pages(std::uint32_t pages) {
-    return send(uapi::request::set_nr_mmu_pages, std::uint64_t{pages},
-                [](int error_number) {
-                  return error_number == EINVAL ? "KVM needs at least 64" : "";
-                },
-                [&] { return detail::text("pages=", pages); });
+    return send(
+        uapi::request::set_nr_mmu_pages, std::uint64_t{pages},
+        [](int error_number) { return error_number == EINVAL ? "KVM needs at least 64" : ""; },
+        [&] { return detail::text("pages=", pages); });
   }
   void set_nr_mmu_pages(std::uint32_t pages) { try_set_nr_mmu_pages(pages).value(); }
 
@@ -336,4 +342,5 @@ class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

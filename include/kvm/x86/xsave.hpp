@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_X86_XSAVE_HPP
 #define KVM_HPP_X86_XSAVE_HPP
 
+#include <kvm/detail/config.hpp>
+#if KVM_HPP_ARCH_X86
+
 #include <kvm/uapi/structs.hpp>
 
 #include <cstddef>
@@ -73,4 +76,5 @@ class Xsave {
 }  // namespace x86
 KVM_HPP_END
 
+#endif
 #endif

@@ -33,7 +33,7 @@ readelf=$1 wrapped=$2 allowed=$3 object=$4
     edges[function_of] = edges[function_of] " " target
   }
   END {
-    for (name in functions) if (name ~ /3kvm/) { todo[++count] = name; queued[name] = 1; ++ours }
+    for (name in functions) if (name ~ /(^|[^0-9])3kvm/) { todo[++count] = name; queued[name] = 1; ++ours }
     for (at = 1; at <= count; ++at) {
       split(edges[todo[at]], targets, " ")
       for (i in targets) {
