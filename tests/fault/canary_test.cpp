@@ -86,16 +86,16 @@ TEST(Canary, EveryCallIsIntercepted) {
 }
 
 TEST(Canary, FailuresReachOnlyTheirThread) {
-  fault::arm({{.matches = [](const fault::Call&, std::size_t) { return true; },
-               .error_number = EMFILE}});
+  fault::arm(
+      {{.matches = [](const fault::Call&, std::size_t) { return true; }, .error_number = EMFILE}});
   EXPECT_EQ(sys::open("/dev/null", O_RDONLY), -1);
   EXPECT_EQ(errno, EMFILE);
   fault::disarm();
   const int fd = sys::open("/dev/null", O_RDONLY);
   EXPECT_GE(fd, 0);
   // A close that fails has closed.
-  fault::arm({{.matches = [](const fault::Call&, std::size_t) { return true; },
-               .error_number = EIO}});
+  fault::arm(
+      {{.matches = [](const fault::Call&, std::size_t) { return true; }, .error_number = EIO}});
   EXPECT_EQ(sys::close(fd), -1);
   fault::disarm();
   EXPECT_EQ(::fcntl(fd, F_GETFD), -1);

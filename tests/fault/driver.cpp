@@ -29,10 +29,14 @@ bool always_survives(const Call& call, int error_number) {
     case Function::close:         // The descriptor is gone all the same.
     case Function::munmap:        // Nobody is left to tell.
     case Function::sigtimedwait:  // No signal to take.
-    case Function::nanosleep: return true;
-    case Function::syscall: return call.detail == SYS_membarrier || call.detail == SYS_tgkill;
-    case Function::ioctl: return error_number == EINTR;  // Sent again.
-    default: return false;
+    case Function::nanosleep:
+      return true;
+    case Function::syscall:
+      return call.detail == SYS_membarrier || call.detail == SYS_tgkill;
+    case Function::ioctl:
+      return error_number == EINTR;  // Sent again.
+    default:
+      return false;
   }
 }
 
@@ -78,9 +82,9 @@ std::vector<Call> run_once(const Operation& operation,
     std::vector<Rule> rules = operation.rules ? operation.rules() : std::vector<Rule>();
     const std::size_t usual_injections = rules.size();
     if (disturbance) {
-      rules.push_back({.matches = [&](const Call&,
-                                      std::size_t index) { return index == disturbance->index; },
-                       .error_number = disturbance->error_number});
+      rules.push_back(
+          {.matches = [&](const Call&, std::size_t index) { return index == disturbance->index; },
+           .error_number = disturbance->error_number});
     }
     if (pretended) {
       rules.push_back(
@@ -95,9 +99,9 @@ std::vector<Call> run_once(const Operation& operation,
       EXPECT_EQ(injected(), usual_injections + (disturbance ? 1 : 0));
     }
     const bool survives =
-        disturbance && (always_survives(disturbance->call, disturbance->error_number) ||
-                        (operation.survives &&
-                         operation.survives(disturbance->call, disturbance->error_number)));
+        disturbance &&
+        (always_survives(disturbance->call, disturbance->error_number) ||
+         (operation.survives && operation.survives(disturbance->call, disturbance->error_number)));
     const bool succeeds = (!disturbance || survives) && operation.usual_error == 0;
     if (succeeds) {
       EXPECT_TRUE(outcome.succeeded) << outcome.what;
@@ -139,9 +143,8 @@ Pretended missing_ioctl(const Operation& operation) {
   if (outcome.succeeded) {
     return {};
   }
-  const auto last = std::find_if(calls.rbegin(), calls.rend(), [](const Call& call) {
-    return call.function == Function::ioctl;
-  });
+  const auto last = std::find_if(calls.rbegin(), calls.rend(),
+                                 [](const Call& call) { return call.function == Function::ioctl; });
   EXPECT_NE(last, calls.rend()) << "it fails without KVM: " << outcome.what;
   return last != calls.rend() ? Pretended(last->detail) : Pretended();
 }

@@ -120,15 +120,16 @@ void expect_pair_withstands(Operation operation, Try&& without, Throw&& throwing
 
 /// Tests `target.try_call` and `target.call` for the Guest `g`; what follows is
 /// designated initializers of Operation.
-#define KVM_HPP_EXPECT_PAIR(target, call, ...)                                \
-  fault::expect_pair_withstands({.name = #call, __VA_ARGS__},                 \
-                                [&](fault::Guest& g) {                        \
-                                  static_cast<void>(g);                       \
-                                  return target try_##call;                   \
-                                },                                            \
-                                [&](fault::Guest& g) {                        \
-                                  static_cast<void>(g);                       \
-                                  return target call;                         \
-                                })
+#define KVM_HPP_EXPECT_PAIR(target, call, ...) \
+  fault::expect_pair_withstands(               \
+      {.name = #call, __VA_ARGS__},            \
+      [&](fault::Guest& g) {                   \
+        static_cast<void>(g);                  \
+        return target try_##call;              \
+      },                                       \
+      [&](fault::Guest& g) {                   \
+        static_cast<void>(g);                  \
+        return target call;                    \
+      })
 
 #endif

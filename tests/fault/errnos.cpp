@@ -15,8 +15,8 @@ namespace {
 
 using Errnos = std::vector<int>;
 
-// A signal, a dead VM, a process that forked, a seccomp filter, a descriptor that somebody closed: any
-// ioctl can give these.
+// A signal, a dead VM, a process that forked, a seccomp filter, a descriptor that somebody closed:
+// any ioctl can give these.
 const Errnos any_ioctl = {EINTR, EIO, EBADF, ENOTTY, EPERM, EINVAL, EFAULT, ENOMEM};
 
 struct Ioctl {
@@ -31,85 +31,85 @@ const std::vector<Ioctl>& ioctls() {
     return Ioctl{r.code, r.name, std::move(more)};
   };
   static const std::vector<Ioctl> table = {
-      row(request::get_api_version),
-      row(request::create_vm, {EMFILE, ENFILE, EBUSY, ENODEV, EOPNOTSUPP, ENOSPC}),
-      row(request::check_extension),
-      row(request::get_vcpu_mmap_size),
-      row(request::create_vcpu, {EEXIST, EBUSY, EMFILE, ENFILE, EAGAIN}),
-      row(request::set_user_memory_region, {EEXIST, EAGAIN}),
-      row(request::create_device, {ENODEV, EEXIST, EBUSY, EMFILE, ENFILE, EOPNOTSUPP}),
-      row(request::has_device_attr, {ENXIO}),
-      row(request::get_device_attr, {ENXIO, EBUSY, ENODEV}),
-      row(request::set_device_attr, {ENXIO, EBUSY, ENODEV, EEXIST, E2BIG}),
-      row(request::enable_cap, {EEXIST, EBUSY, ENOENT, E2BIG, ENXIO, EOPNOTSUPP}),
-      row(request::set_signal_mask),
-      row(request::run, {EAGAIN, EHWPOISON, ENOEXEC, ENOSYS}),
-      row(request::get_one_reg, {ENOENT, EBUSY}),
-      row(request::set_one_reg, {ENOENT, EBUSY}),
-      row(request::get_reg_list, {E2BIG, ENOEXEC}),
-      row(request::get_mp_state, {ENXIO}),
-      row(request::set_mp_state, {EBUSY}),
-      row(request::set_guest_debug, {EBUSY}),
+    row(request::get_api_version),
+    row(request::create_vm, {EMFILE, ENFILE, EBUSY, ENODEV, EOPNOTSUPP, ENOSPC}),
+    row(request::check_extension),
+    row(request::get_vcpu_mmap_size),
+    row(request::create_vcpu, {EEXIST, EBUSY, EMFILE, ENFILE, EAGAIN}),
+    row(request::set_user_memory_region, {EEXIST, EAGAIN}),
+    row(request::create_device, {ENODEV, EEXIST, EBUSY, EMFILE, ENFILE, EOPNOTSUPP}),
+    row(request::has_device_attr, {ENXIO}),
+    row(request::get_device_attr, {ENXIO, EBUSY, ENODEV}),
+    row(request::set_device_attr, {ENXIO, EBUSY, ENODEV, EEXIST, E2BIG}),
+    row(request::enable_cap, {EEXIST, EBUSY, ENOENT, E2BIG, ENXIO, EOPNOTSUPP}),
+    row(request::set_signal_mask),
+    row(request::run, {EAGAIN, EHWPOISON, ENOEXEC, ENOSYS}),
+    row(request::get_one_reg, {ENOENT, EBUSY}),
+    row(request::set_one_reg, {ENOENT, EBUSY}),
+    row(request::get_reg_list, {E2BIG, ENOEXEC}),
+    row(request::get_mp_state, {ENXIO}),
+    row(request::set_mp_state, {EBUSY}),
+    row(request::set_guest_debug, {EBUSY}),
 #if KVM_HPP_ARCH_X86
-      row(request::get_regs),
-      row(request::set_regs),
-      row(request::get_sregs),
-      row(request::set_sregs),
-      row(request::get_sregs2),
-      row(request::set_sregs2),
-      row(request::get_fpu),
-      row(request::set_fpu),
-      row(request::get_xsave),
-      row(request::get_xsave2),
-      row(request::set_xsave),
-      row(request::get_xcrs),
-      row(request::set_xcrs),
-      row(request::get_debugregs),
-      row(request::set_debugregs),
-      row(request::get_vcpu_events),
-      row(request::set_vcpu_events),
-      row(request::get_lapic),
-      row(request::set_lapic),
-      row(request::get_msrs, {E2BIG}),
-      row(request::set_msrs, {E2BIG}),
-      row(request::get_msr_index_list, {E2BIG}),
-      row(request::get_msr_feature_index_list, {E2BIG}),
-      row(request::get_cpuid2, {E2BIG}),
-      row(request::set_cpuid2, {E2BIG}),
-      row(request::get_supported_cpuid, {E2BIG}),
-      row(request::get_emulated_cpuid, {E2BIG}),
-      row(request::get_tsc_khz),
-      row(request::set_tsc_khz),
-      row(request::translate),
-      row(request::create_irqchip, {EEXIST}),
-      row(request::get_irqchip, {ENXIO}),
-      row(request::set_irqchip, {ENXIO}),
-      row(request::create_pit2, {EEXIST, ENOENT}),
-      row(request::get_pit2, {ENXIO}),
-      row(request::set_pit2, {ENXIO}),
-      row(request::reinject_control, {ENXIO}),
-      row(request::irq_line, {ENXIO}),
-      row(request::irq_line_status, {ENXIO}),
-      row(request::signal_msi),
-      row(request::get_clock),
-      row(request::set_clock),
-      row(request::set_tss_addr),
-      row(request::set_identity_map_addr, {EBUSY}),
-      row(request::set_boot_cpu_id, {EBUSY}),
-      row(request::set_nr_mmu_pages),
-      row(request::x86_set_msr_filter),
-      row(request::interrupt, {ENXIO, EEXIST}),
-      row(request::nmi),
-      row(request::smi),
-      row(request::tpr_access_reporting),
-      row(request::set_vapic_addr),
-      row(request::kvmclock_ctrl),
-      row(request::x86_setup_mce),
-      row(request::x86_set_mce),
-      row(request::x86_get_mce_cap_supported),
-      row(request::get_nested_state, {E2BIG}),
-      row(request::set_nested_state),
-      row(request::get_supported_hv_cpuid, {E2BIG}),
+    row(request::get_regs),
+    row(request::set_regs),
+    row(request::get_sregs),
+    row(request::set_sregs),
+    row(request::get_sregs2),
+    row(request::set_sregs2),
+    row(request::get_fpu),
+    row(request::set_fpu),
+    row(request::get_xsave),
+    row(request::get_xsave2),
+    row(request::set_xsave),
+    row(request::get_xcrs),
+    row(request::set_xcrs),
+    row(request::get_debugregs),
+    row(request::set_debugregs),
+    row(request::get_vcpu_events),
+    row(request::set_vcpu_events),
+    row(request::get_lapic),
+    row(request::set_lapic),
+    row(request::get_msrs, {E2BIG}),
+    row(request::set_msrs, {E2BIG}),
+    row(request::get_msr_index_list, {E2BIG}),
+    row(request::get_msr_feature_index_list, {E2BIG}),
+    row(request::get_cpuid2, {E2BIG}),
+    row(request::set_cpuid2, {E2BIG}),
+    row(request::get_supported_cpuid, {E2BIG}),
+    row(request::get_emulated_cpuid, {E2BIG}),
+    row(request::get_tsc_khz),
+    row(request::set_tsc_khz),
+    row(request::translate),
+    row(request::create_irqchip, {EEXIST}),
+    row(request::get_irqchip, {ENXIO}),
+    row(request::set_irqchip, {ENXIO}),
+    row(request::create_pit2, {EEXIST, ENOENT}),
+    row(request::get_pit2, {ENXIO}),
+    row(request::set_pit2, {ENXIO}),
+    row(request::reinject_control, {ENXIO}),
+    row(request::irq_line, {ENXIO}),
+    row(request::irq_line_status, {ENXIO}),
+    row(request::signal_msi),
+    row(request::get_clock),
+    row(request::set_clock),
+    row(request::set_tss_addr),
+    row(request::set_identity_map_addr, {EBUSY}),
+    row(request::set_boot_cpu_id, {EBUSY}),
+    row(request::set_nr_mmu_pages),
+    row(request::x86_set_msr_filter),
+    row(request::interrupt, {ENXIO, EEXIST}),
+    row(request::nmi),
+    row(request::smi),
+    row(request::tpr_access_reporting),
+    row(request::set_vapic_addr),
+    row(request::kvmclock_ctrl),
+    row(request::x86_setup_mce),
+    row(request::x86_set_mce),
+    row(request::x86_get_mce_cap_supported),
+    row(request::get_nested_state, {E2BIG}),
+    row(request::set_nested_state),
+    row(request::get_supported_hv_cpuid, {E2BIG}),
 #endif
   };
   return table;
@@ -137,38 +137,59 @@ std::string operation_of(const Call& call) {
                                           : "madvise " + std::to_string(call.detail);
     case Function::syscall:
       switch (call.detail) {
-        case SYS_gettid: return "gettid";
-        case SYS_tgkill: return "tgkill";
-        case SYS_membarrier: return "membarrier";
-        default: return "syscall " + std::to_string(call.detail);
+        case SYS_gettid:
+          return "gettid";
+        case SYS_tgkill:
+          return "tgkill";
+        case SYS_membarrier:
+          return "membarrier";
+        default:
+          return "syscall " + std::to_string(call.detail);
       }
-    default: return name(call.function);
+    default:
+      return name(call.function);
   }
 }
 
 std::vector<int> errnos_of(const Call& call) {
   switch (call.function) {
     case Function::open:
-      return {EACCES, EPERM,  ENOENT, ENXIO,   ENODEV, EMFILE, ENFILE,
+      return {EACCES, EPERM,  ENOENT, ENXIO,   ENODEV, EMFILE,      ENFILE,
               ENOMEM, EISDIR, EINTR,  ENOTDIR, ELOOP,  ENAMETOOLONG};
-    case Function::close: return {EINTR, EIO, EBADF};
-    case Function::read: return {EINTR, EIO, EISDIR, EAGAIN, ENOMEM};
-    case Function::stat: return {EACCES, ENOENT, ENOMEM, ELOOP, EOVERFLOW};
-    case Function::fcntl: return {EBADF, EPERM};
-    case Function::mmap: return {ENOMEM, EAGAIN, EPERM, EACCES, ENODEV, EINVAL, ENFILE};
-    case Function::munmap: return {ENOMEM, EINVAL};
-    case Function::madvise: return {EINVAL, ENOMEM, EAGAIN, EPERM};
-    case Function::sigaction: return {EINVAL};
-    case Function::pthread_sigmask: return {EINVAL};
-    case Function::sigtimedwait: return {EAGAIN, EINTR};
-    case Function::nanosleep: return {EINTR};
-    case Function::getpid: return {};
-    case Function::sysconf: return {};
+    case Function::close:
+      return {EINTR, EIO, EBADF};
+    case Function::read:
+      return {EINTR, EIO, EISDIR, EAGAIN, ENOMEM};
+    case Function::stat:
+      return {EACCES, ENOENT, ENOMEM, ELOOP, EOVERFLOW};
+    case Function::fcntl:
+      return {EBADF, EPERM};
+    case Function::mmap:
+      return {ENOMEM, EAGAIN, EPERM, EACCES, ENODEV, EINVAL, ENFILE};
+    case Function::munmap:
+      return {ENOMEM, EINVAL};
+    case Function::madvise:
+      return {EINVAL, ENOMEM, EAGAIN, EPERM};
+    case Function::sigaction:
+      return {EINVAL};
+    case Function::pthread_sigmask:
+      return {EINVAL};
+    case Function::sigtimedwait:
+      return {EAGAIN, EINTR};
+    case Function::nanosleep:
+      return {EINTR};
+    case Function::getpid:
+      return {};
+    case Function::sysconf:
+      return {};
     case Function::syscall:
       switch (call.detail) {
-        case SYS_tgkill: return {EAGAIN, ESRCH, EPERM};
-        case SYS_membarrier: return {ENOSYS, EINVAL, EPERM};
-        default: return {};
+        case SYS_tgkill:
+          return {EAGAIN, ESRCH, EPERM};
+        case SYS_membarrier:
+          return {ENOSYS, EINVAL, EPERM};
+        default:
+          return {};
       }
     case Function::ioctl: {
       Errnos all = any_ioctl;

@@ -99,6 +99,37 @@ TEST_F(MemoryFaults, AddMemory) {
                             .finish = finish});
 }
 
+// The first slot of a VM asks how many there can be; no answer is no limit.
+TEST_F(MemoryFaults, FirstSlot) {
+  const auto fresh = [](Guest& guest) {
+    const fault::Unobserved ours;
+    return guest.system.create_vm();
+  };
+  const auto pages = [] {
+    const fault::Unobserved ours;
+    return kvm::Mapping::anonymous(64_KiB);
+  };
+  const fault::Operation operation{.name = "add_memory, first", .survives = is_check};
+  fault::expect_pair_withstands(
+      operation,
+      [&](Guest& guest) -> kvm::Result<void> {
+        kvm::Vm vm = fresh(guest);
+        kvm::Mapping memory = pages();
+        auto slot = vm.try_add_memory(high, std::move(memory));
+        if (!slot) {
+          return slot.error();
+        }
+        auto removed = slot->try_remove();
+        return removed ? kvm::Result<void>() : kvm::Result<void>(removed.error());
+      },
+      [&](Guest& guest) {
+        kvm::Vm vm = fresh(guest);
+        kvm::Mapping memory = pages();
+        kvm::MemorySlot slot = vm.add_memory(high, std::move(memory));
+        static_cast<void>(slot.remove());
+      });
+}
+
 TEST_F(MemoryFaults, DroppedSlot) {
   // Nothing that happens in a destructor is told; a slot that stays is parked.
   fault::expect_withstands({.name = "~MemorySlot",
@@ -107,8 +138,8 @@ TEST_F(MemoryFaults, DroppedSlot) {
                                   std::optional<kvm::MemorySlot> slot;
                                   {
                                     const fault::Unobserved ours;
-                                    slot = guest.vm.add_memory(high,
-                                                               kvm::Mapping::anonymous(64_KiB));
+                                    slot =
+                                        guest.vm.add_memory(high, kvm::Mapping::anonymous(64_KiB));
                                   }
                                   slot.reset();
                                   return fault::Outcome();

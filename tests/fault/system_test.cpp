@@ -18,8 +18,9 @@ using fault::Rule;
 class SystemFaults : public FaultTest {};
 
 TEST_F(SystemFaults, Open) {
-  fault::expect_pair_withstands({.name = "open"}, [](Guest&) { return kvm::System::try_open(); },
-                                [](Guest&) { return kvm::System(); });
+  fault::expect_pair_withstands(
+      {.name = "open"}, [](Guest&) { return kvm::System::try_open(); },
+      [](Guest&) { return kvm::System(); });
 }
 
 // Nothing is lost when the search for an explanation fails too.
@@ -30,14 +31,16 @@ TEST_F(SystemFaults, OpenRefused) {
         .survives = [](const Call&, int) { return true; },
         .rules =
             [=] {
-              return std::vector<Rule>{{.matches = [](const Call& call, std::size_t index) {
-                                          return index == 0 && call.function == Function::open;
-                                        },
+              return std::vector<Rule>{{.matches =
+                                            [](const Call& call, std::size_t index) {
+                                              return index == 0 && call.function == Function::open;
+                                            },
                                         .error_number = error_number}};
             },
         .usual_error = error_number};
-    fault::expect_pair_withstands(operation, [](Guest&) { return kvm::System::try_open(); },
-                                  [](Guest&) { return kvm::System(); });
+    fault::expect_pair_withstands(
+        operation, [](Guest&) { return kvm::System::try_open(); },
+        [](Guest&) { return kvm::System(); });
   }
 }
 
@@ -47,13 +50,8 @@ TEST_F(SystemFaults, Adopt) {
     return kvm::Fd(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   };
   fault::expect_pair_withstands(
-      {.name = "adopt"},
-      [&](Guest&) {
-        return kvm::System::try_adopt(device());
-      },
-      [&](Guest&) {
-        return kvm::System::adopt(device());
-      });
+      {.name = "adopt"}, [&](Guest&) { return kvm::System::try_adopt(device()); },
+      [&](Guest&) { return kvm::System::adopt(device()); });
 }
 
 TEST_F(SystemFaults, CreateVm) {
@@ -78,10 +76,9 @@ TEST_F(SystemFaults, RawIoctl) {
   };
   for (const int error_number : {EINTR, EINVAL, EIO, EBADF, ENOTTY, EPERM}) {
     Guest guest = fault::make_guest();
-    fault::arm({{.matches = [](const Call& call, std::size_t) {
-                   return call.function == Function::ioctl;
-                 },
-                 .error_number = error_number}});
+    fault::arm(
+        {{.matches = [](const Call& call, std::size_t) { return call.function == Function::ioctl; },
+          .error_number = error_number}});
     const fault::Outcome outcome = operation.run(guest);
     EXPECT_EQ(fault::disarm().size(), 1u);
     EXPECT_FALSE(outcome.succeeded);
@@ -138,10 +135,11 @@ TEST_F(SystemFaults, ARunPageThatIsTooSmallIsRefused) {
 
 TEST_F(SystemFaults, AnInterruptedCreateVmIsSentAgain) {
   const kvm::System system;
-  fault::arm({{.matches = [](const Call& call,
-                             std::size_t) { return call.is_ioctl(kvm::uapi::request::create_vm.code); },
-               .error_number = EINTR,
-               .times = 5}});
+  fault::arm(
+      {{.matches = [](const Call& call,
+                      std::size_t) { return call.is_ioctl(kvm::uapi::request::create_vm.code); },
+        .error_number = EINTR,
+        .times = 5}});
   const auto vm = system.try_create_vm();
   const auto calls = fault::disarm();
   ASSERT_TRUE(vm) << vm.error().what();
@@ -151,6 +149,39 @@ TEST_F(SystemFaults, AnInterruptedCreateVmIsSentAgain) {
     sent += call.is_ioctl(kvm::uapi::request::create_vm.code);
   }
   EXPECT_EQ(sent, 6u);
+}
+
+// Needs no KVM module: a file that cannot be opened or read is an error with its errno.
+TEST(ModuleParameterFaults, OpenAndRead) {
+  const auto undisturbed = kvm::try_module_parameter("halt_poll_ns");
+  const auto before = fault::Resources::now();
+  for (const Function function : {Function::open, Function::read}) {
+    if (function == Function::read && !undisturbed) {
+      continue;
+    }
+    for (const int error_number : fault::errnos_of({function})) {
+      fault::arm(
+          {{.matches = [&](const Call& call, std::size_t) { return call.function == function; },
+            .error_number = error_number}});
+      const auto outcome = fault::attempt([] { return kvm::try_module_parameter("halt_poll_ns"); });
+      fault::disarm();
+      EXPECT_EQ(fault::injected(), 1u);
+      if (function == Function::read && error_number == EINTR) {
+        EXPECT_TRUE(outcome.succeeded) << outcome.what;
+        continue;
+      }
+      EXPECT_EQ(outcome.error_number, error_number) << outcome.what;
+      EXPECT_EQ(outcome.operation, "module_parameter");
+      EXPECT_NE(outcome.what.find("halt_poll_ns"), std::string::npos) << outcome.what;
+    }
+  }
+  fault::arm(
+      {{.matches = [](const Call& call, std::size_t) { return call.function == Function::open; },
+        .error_number = EMFILE,
+        .times = 100}});
+  EXPECT_EQ(kvm::halt_poll_parameters(), kvm::HaltPollParameters());
+  fault::disarm();
+  EXPECT_EQ(fault::Resources::now(), before);
 }
 
 }  // namespace

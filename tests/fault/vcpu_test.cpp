@@ -3,8 +3,8 @@
 
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,8 +22,9 @@ using fault::Rule;
 namespace request = kvm::uapi::request;
 
 std::vector<Rule> fail_run(int error_number) {
-  return {{.matches = [](const Call& call, std::size_t) { return call.is_ioctl(request::run.code); },
-           .error_number = error_number}};
+  return {
+      {.matches = [](const Call& call, std::size_t) { return call.is_ioctl(request::run.code); },
+       .error_number = error_number}};
 }
 
 /// What a run came to, in a word that tests can compare.
@@ -108,8 +109,7 @@ TEST_F(RunFaults, AMemoryFaultIsToldByItsErrno) {
 TEST_F(RunFaults, NoFailureSwallowsAKick) {
   for (const bool with_signal : {false, true}) {
     Guest guest = fault::make_guest();
-    const kvm::Kicker kicker =
-        with_signal ? guest.vcpu.kicker(SIGUSR1) : guest.vcpu.entry_kicker();
+    const kvm::Kicker kicker = with_signal ? guest.vcpu.kicker(SIGUSR1) : guest.vcpu.entry_kicker();
     for (const int error_number : run_errnos) {
       kicker.kick();
       EXPECT_EQ(run_failing(guest.vcpu, error_number), "failed " + std::to_string(error_number));
@@ -180,8 +180,9 @@ TEST_F(RunFaults, SignalChecks) {
   for (const Function function : {Function::pthread_sigmask, Function::sigaction}) {
     Guest guest = fault::make_guest();
     const kvm::Kicker kicker = guest.vcpu.kicker(SIGUSR1);
-    fault::arm({{.matches = [&](const Call& call, std::size_t) { return call.function == function; },
-                 .error_number = EINVAL}});
+    fault::arm(
+        {{.matches = [&](const Call& call, std::size_t) { return call.function == function; },
+          .error_number = EINVAL}});
     const std::string seen = summary(guest.vcpu.run());
     const auto calls = fault::disarm();
     EXPECT_EQ(fault::injected(), 1u) << fault::name(function);
@@ -256,15 +257,15 @@ TEST_F(RunFaults, KicksWorkWhereMembarrierIsRefused) {
       for (int i = 0; i < 3; ++i) {
         // Known to be refused: it is not tried again.
         expect_kick_ends_spinning(
-            guest, kicker,
-            {{.matches = is_membarrier, .error_number = error_number, .times = 100}}, 0);
+            guest, kicker, {{.matches = is_membarrier, .error_number = error_number, .times = 100}},
+            0);
       }
     }
     {  // Refused only once it was registered.
       Guest guest = make_spinner();
       const kvm::Kicker kicker = guest.vcpu.kicker(SIGUSR1);
-      expect_kick_ends_spinning(
-          guest, kicker, {{.matches = is_membarrier, .error_number = error_number}}, 1);
+      expect_kick_ends_spinning(guest, kicker,
+                                {{.matches = is_membarrier, .error_number = error_number}}, 1);
     }
   }
 }

@@ -35,13 +35,14 @@ TEST_F(VmFaults, CreateVcpu) {
 TEST_F(VmFaults, CreateVcpuRefused) {
   const fault::Operation operation{
       .name = "create_vcpu refused",
-      .survives = [](const Call& call, int) { return call.is_ioctl(request::check_extension.code); },
+      .survives = [](const Call& call,
+                     int) { return call.is_ioctl(request::check_extension.code); },
       .rules =
           [] {
-            return std::vector<Rule>{{.matches = [](const Call& call, std::size_t) {
-                                        return call.is_ioctl(request::create_vcpu.code);
-                                      },
-                                      .error_number = EINVAL}};
+            return std::vector<Rule>{
+                {.matches = [](const Call& call,
+                               std::size_t) { return call.is_ioctl(request::create_vcpu.code); },
+                 .error_number = EINVAL}};
           },
       .usual_error = EINVAL};
   fault::expect_pair_withstands(
@@ -91,15 +92,15 @@ TEST_F(VmFaults, CreateDevice) {
     for (const int error_number :
          fault::errnos_of({Function::ioctl, request::create_device.code, 0})) {
       const auto before = fault::Resources::now();
-      fault::arm({{.matches = [](const Call& call, std::size_t) {
-                     return call.is_ioctl(request::create_device.code);
-                   },
-                   .error_number = error_number,
-                   .times = 2}});
+      fault::arm(
+          {{.matches = [](const Call& call,
+                          std::size_t) { return call.is_ioctl(request::create_device.code); },
+            .error_number = error_number,
+            .times = 2}});
       // An interrupted call is sent again, and then this host says what it always says.
       const int expected = error_number == EINTR ? ENODEV : error_number;
-      const auto tried = fault::attempt(
-          [&] { return probe.vm.try_create_device(kvm::DeviceType::vfio); });
+      const auto tried =
+          fault::attempt([&] { return probe.vm.try_create_device(kvm::DeviceType::vfio); });
       EXPECT_EQ(tried.error_number, expected);
       EXPECT_EQ(tried.operation, "KVM_CREATE_DEVICE");
       if (error_number != EINTR) {

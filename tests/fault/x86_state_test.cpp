@@ -100,8 +100,8 @@ TEST_F(X86StateFaults, LocalApic) {
 TEST_F(X86StateFaults, Msrs) {
   constexpr std::uint32_t efer = 0xc0000080;
   constexpr std::uint32_t pat = 0x277;
-  std::array<uapi::kvm_msr_entry, 2> msrs{{{.index = efer, .reserved = 0, .data = 0},
-                                           {.index = pat, .reserved = 0, .data = 0}}};
+  std::array<uapi::kvm_msr_entry, 2> msrs{
+      {{.index = efer, .reserved = 0, .data = 0}, {.index = pat, .reserved = 0, .data = 0}}};
   KVM_HPP_EXPECT_PAIR(g.vcpu., get_msrs(msrs));
   KVM_HPP_EXPECT_PAIR(g.vcpu., set_msrs(msrs));
   KVM_HPP_EXPECT_PAIR(g.vcpu., get_msr(pat));
@@ -144,8 +144,7 @@ TEST_F(X86StateFaults, SyncedRegisters) {
 
 TEST_F(X86StateFaults, RegisterList) {
   KVM_HPP_EXPECT_PAIR(g.vcpu., get_reg_list(), .optional = true);
-  KVM_HPP_EXPECT_PAIR(g.vcpu., get_one_reg<std::uint64_t>(0x2030'0000'0000'0000),
-                      .optional = true);
+  KVM_HPP_EXPECT_PAIR(g.vcpu., get_one_reg<std::uint64_t>(0x2030'0000'0000'0000), .optional = true);
   KVM_HPP_EXPECT_PAIR(g.vcpu., set_one_reg(0x2030'0000'0000'0000, std::uint64_t{0}),
                       .optional = true);
 }
@@ -159,9 +158,9 @@ TEST_F(X86StateFaults, SaveAndRestore) {
     if (call.is_ioctl(request::get_cpuid2.code)) {
       return error_number == E2BIG;
     }
-    return error_number == EINVAL && (call.is_ioctl(request::get_xcrs.code) ||
-                                      call.is_ioctl(request::get_lapic.code) ||
-                                      call.is_ioctl(request::get_nested_state.code));
+    return error_number == EINVAL &&
+           (call.is_ioctl(request::get_xcrs.code) || call.is_ioctl(request::get_lapic.code) ||
+            call.is_ioctl(request::get_nested_state.code));
   };
   Guest probe = make_with_irqchip();
   const auto indices = probe.system.msr_index_list();

@@ -143,6 +143,7 @@ TEST(Completion, OfAStringInstructionPutsAllElementsInMemory) {
 void expect_refused(const kvm::Result<void>& set) {
   ASSERT_FALSE(set);
   EXPECT_EQ(set.error().error_number(), EBUSY);
+  EXPECT_TRUE(std::string_view(set.error().operation()).starts_with("KVM_SET_"));
   EXPECT_NE(std::string_view(set.error().what()).find("complete()"), std::string_view::npos)
       << set.error().what();
 }
@@ -153,7 +154,6 @@ TEST(Completion, StateIsReadButNotSetBefore) {  // R30
     const auto regs = guest.vcpu.try_get_regs();
     ASSERT_TRUE(regs);
     expect_refused(guest.vcpu.try_set_regs(*regs));
-    EXPECT_STREQ(guest.vcpu.try_set_regs(*regs).error().operation(), "KVM_SET_REGS");
     const auto sregs = guest.vcpu.try_get_sregs();
     ASSERT_TRUE(sregs);
     expect_refused(guest.vcpu.try_set_sregs(*sregs));

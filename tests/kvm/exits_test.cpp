@@ -319,9 +319,8 @@ TEST(IrqWindowOpenExit, ComesWhenTheGuestTakesInterrupts) {
       0xeb, 0xfe,  // jmp .
   });
   guest.vcpu.run_page()->request_interrupt_window = 1;
-  Devices devices;
-  EXPECT_EQ(devices.run(guest.vcpu), "KVM_EXIT_IRQ_WINDOW_OPEN");
-  EXPECT_EQ(devices.out[0x20].size(), 1u);  // Not before.
+  ASSERT_TRUE(as<exits::IoOut>(guest.vcpu.run()));  // Not before.
+  EXPECT_TRUE(as<exits::IrqWindowOpen>(guest.vcpu.run()));
   EXPECT_EQ(guest.vcpu.run_page()->if_flag, 1);
   EXPECT_EQ(guest.vcpu.run_page()->ready_for_interrupt_injection, 1);
 }

@@ -496,7 +496,8 @@ TEST(OpenSystem, OfAMissingFileSaysWhatToLoad) {
 }
 
 TEST(OpenSystem, OfADirectorySaysSo) {
-  expect_error(kvm::System::try_open("/dev"), EISDIR, {"open(/dev)", "directory"});
+  expect_error(kvm::System::try_open("/dev"), EISDIR,
+               {"open(/dev)", "a directory, not KVM's device"});
 }
 
 TEST(OpenSystem, OfAnotherFileSaysSo) {

@@ -38,11 +38,11 @@ struct Unit {
   void (*reset_handler)();
   const char* (*mode)();
 };
-#define KVM_HPP_TEST_UNIT(unit, throws)                                                     \
-  Unit {                                                                                    \
-    #unit, throws, units::unit::exceptions, units::unit::run_guest, units::unit::try_open,  \
-        units::unit::open, units::unit::value_of_failure, units::unit::kick,                \
-        units::unit::set_handler, units::unit::reset_handler, units::unit::mode             \
+#define KVM_HPP_TEST_UNIT(unit, throws)                                                    \
+  Unit {                                                                                   \
+#unit, throws, units::unit::exceptions, units::unit::run_guest, units::unit::try_open, \
+        units::unit::open, units::unit::value_of_failure, units::unit::kick,               \
+        units::unit::set_handler, units::unit::reset_handler, units::unit::mode            \
   }
 
 void PrintTo(const Unit& unit, std::ostream* out) { *out << unit.name; }

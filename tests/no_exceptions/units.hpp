@@ -19,23 +19,23 @@ struct Seen {
 };
 
 /// What each unit can do.
-#define KVM_HPP_UNIT_INTERFACE                                            \
-  bool exceptions();                                                      \
-  /* Runs a guest that writes "ok" to a port. */                          \
-  std::string run_guest();                                                \
-  /* try_open of a file that is no KVM device. */                         \
-  Seen try_open(const char* path);                                        \
-  /* The same with what throws or aborts: caught where it can be. */      \
-  Seen open(const char* path);                                            \
-  /* Reads the value of a Result that has none. */                        \
-  Seen value_of_failure();                                                \
-  /* Makes a kicker in this unit stop a vCPU of it. */                    \
-  bool kick();                                                            \
+#define KVM_HPP_UNIT_INTERFACE                                             \
+  bool exceptions();                                                       \
+  /* Runs a guest that writes "ok" to a port. */                           \
+  std::string run_guest();                                                 \
+  /* try_open of a file that is no KVM device. */                          \
+  Seen try_open(const char* path);                                         \
+  /* The same with what throws or aborts: caught where it can be. */       \
+  Seen open(const char* path);                                             \
+  /* Reads the value of a Result that has none. */                         \
+  Seen value_of_failure();                                                 \
+  /* Makes a kicker in this unit stop a vCPU of it. */                     \
+  bool kick();                                                             \
   /* From now on a failing x() writes "unit:MESSAGE" to the descriptor. */ \
-  void set_handler(int fd);                                               \
-  /* Back to the default. */                                              \
-  void reset_handler();                                                   \
-  /* The inline namespace that this unit's kvm::Error is in. */           \
+  void set_handler(int fd);                                                \
+  /* Back to the default. */                                               \
+  void reset_handler();                                                    \
+  /* The inline namespace that this unit's kvm::Error is in. */            \
   const char* mode();
 
 namespace throwing {

@@ -85,7 +85,7 @@ TEST(OpenFailure, NamesWhatIsMissing) {
     EXPECT_TRUE(says(error, "open(/dev/kvm): ")) << error.what();
     EXPECT_TRUE(says(error, "modprobe kvm_intel")) << error.what();
   }
-  EXPECT_TRUE(says(open_failure(EISDIR, "/dev"), "directory"));
+  EXPECT_TRUE(says(open_failure(EISDIR, "/dev"), "a directory, not KVM's device"));
   EXPECT_TRUE(says(open_failure(EMFILE, "/dev/kvm"), "too many files"));
   EXPECT_TRUE(says(open_failure(EACCES, "/no/such/file"), "no permission"));
 }

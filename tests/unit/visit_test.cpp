@@ -237,6 +237,7 @@ TEST_F(Visit, ReturnsReferencesByValue) {
 TEST_F(Visit, ReturnsWhatCanOnlyBeMoved) {
   const auto made = full().visit([](exits::DirtyRingFull) { return std::make_unique<int>(9); },
                                  [](auto&&) { return std::unique_ptr<int>(); });
+  ASSERT_TRUE(made);
   EXPECT_EQ(*made, 9);
 }
 

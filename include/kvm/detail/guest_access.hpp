@@ -18,13 +18,17 @@ namespace detail {
 
 inline void copy_to_guest(std::byte* guest, const std::byte* from, std::size_t size) noexcept {
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  std::memcpy(guest, from, size);
+  if (size != 0) {  // An empty span may have no address.
+    std::memcpy(guest, from, size);
+  }
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 inline void copy_from_guest(std::byte* to, const std::byte* guest, std::size_t size) noexcept {
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  std::memcpy(to, guest, size);
+  if (size != 0) {  // An empty span may have no address.
+    std::memcpy(to, guest, size);
+  }
   std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 

@@ -94,6 +94,5 @@ int kvm_hpp_every_template(kvm::System& system, kvm::Vm& vm, kvm::Vcpu& vcpu, kv
   static_cast<void>(vcpu.try_set_one_reg(0, std::uint64_t{0}));
   vcpu.set_one_reg(0, std::uint64_t{0});
   const kvm::Exit exit = vcpu.run();
-  return visit_each(exit, kvm::detail::HostExits{}) +
-         exit.visit([](auto&&) { return 0; });
+  return visit_each(exit, kvm::detail::HostExits{}) + exit.visit([](auto&&) { return 0; });
 }

@@ -1,33 +1,34 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# check.sh READELF WRAPPED ALLOWED OBJECT
+# check.sh OBJDUMP WRAPPED ALLOWED OBJECT
 #
 # Follows the references of an object file from the library's functions on, through what of the C++
 # library is compiled into it, and fails if a symbol from outside is neither replaced by the fault
 # tests (WRAPPED) nor known to be harmless (ALLOWED). The object has a section per function.
 set -eu
-readelf=$1 wrapped=$2 allowed=$3 object=$4
+objdump=$1 wrapped=$2 allowed=$3 object=$4
 
-# Field names on a line of --symbols: Num Value Size Type Bind Vis Ndx Name.
-{ "$readelf" -sW "$object" && "$readelf" -rW "$object"; } | awk -v wrapped="$wrapped" -v allowed="$allowed" '
+"$objdump" -tr "$object" | awk -v wrapped="$wrapped" -v allowed="$allowed" '
   function fail(message) { print message; failed = 1 }
   BEGIN {
     while ((getline line < wrapped) > 0) if (line != "") is_wrapped[line] = 1
     while ((getline line < allowed) > 0) if (line != "" && line !~ /^#/) pattern[++patterns] = "^(" line ")$"
   }
-  $7 == "UND" && $8 != "" { sub(/@.*/, "", $8); undefined[$8] = 1 }
-  /^Relocation section / {
-    section = $3
-    gsub(/\047/, "", section)
+  /\*UND\*/ { sub(/@.*/, "", $NF); undefined[$NF] = 1 }
+  /^RELOCATION RECORDS FOR / {
+    section = $4
+    sub(/^\[/, "", section)
+    sub(/\]:$/, "", section)
     function_of = ""
-    if (match(section, /^\.rela?\.text(\.(hot|unlikely|startup|exit))?\./)) {
+    if (match(section, /^\.text(\.(hot|unlikely|startup|exit))?\./)) {
       function_of = substr(section, RLENGTH + 1)
       functions[function_of] = 1
     }
     next
   }
-  function_of != "" && $3 ~ /^R_/ {
-    target = $5
+  function_of != "" && $2 ~ /^R_/ {
+    target = $3
+    sub(/[-+]0x[0-9a-f]+$/, "", target)
     sub(/@.*/, "", target)
     sub(/^\.text(\.(hot|unlikely|startup|exit))?\./, "", target)
     edges[function_of] = edges[function_of] " " target

@@ -16,8 +16,7 @@ int main() {
   } catch (...) {
     std::puts("it is caught as something else");
   }
-  const bool there =
-      kvm_hpp_test_catch([] { static_cast<void>(kvm::Mapping::anonymous(1)); });
+  const bool there = kvm_hpp_test_catch([] { static_cast<void>(kvm::Mapping::anonymous(1)); });
   std::printf("caught here: %d, caught there: %d\n", caught, there);
   return caught && there ? 0 : 1;
 }
