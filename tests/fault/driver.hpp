@@ -40,7 +40,7 @@ template <class F>
 Outcome attempt(F&& f) {
   using R = std::invoke_result_t<F&>;
   try {
-    if constexpr (requires(R r) { r.has_value(), r.error(); }) {
+    if constexpr (requires { std::declval<R>().error(); }) {
       const auto result = f();
       return result ? Outcome() : Outcome::of(result.error());
     } else {

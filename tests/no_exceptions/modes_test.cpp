@@ -155,7 +155,7 @@ TEST_P(Modes, TheDefaultHandlerPrints) {
 // Whatever the other units do: their handlers are not for those that throw.
 TEST_P(Modes, NoHandlerReplacesAThrow) {
   if (!GetParam().throws) {
-    GTEST_SKIP() << "for the units with exceptions";
+    return;  // Their handlers are the others' subject.
   }
   const Death death = in_child([&](int pipe) {
     units::aborting::set_handler(pipe);

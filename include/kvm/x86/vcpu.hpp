@@ -41,21 +41,16 @@ class VcpuCalls : public detail::VcpuCore {
 
   /// The general registers (KVM_GET_REGS).
   Result<uapi::kvm_regs> try_get_regs() const {
-    auto regs = try_get<uapi::kvm_regs>(uapi::request::get_regs);
-    if (!regs) [[unlikely]] {
-      return regs;  // Before a look at the run page, which a fork's child has not.
-    }
     if (const auto* run = dirty(uapi::sync::x86_regs)) [[unlikely]] {
       return run->s.regs.regs;
     }
-    return regs;
+    return try_get<uapi::kvm_regs>(uapi::request::get_regs);
   }
   uapi::kvm_regs get_regs() const {
-    auto regs = get<uapi::kvm_regs>(uapi::request::get_regs);
     if (const auto* run = dirty(uapi::sync::x86_regs)) [[unlikely]] {
-      regs = run->s.regs.regs;
+      return run->s.regs.regs;
     }
-    return regs;
+    return get<uapi::kvm_regs>(uapi::request::get_regs);
   }
   /// KVM_SET_REGS.
   Result<void> try_set_regs(const uapi::kvm_regs& regs) {
@@ -72,14 +67,10 @@ class VcpuCalls : public detail::VcpuCore {
 
   /// Segments, descriptor tables and control registers (KVM_GET_SREGS).
   Result<uapi::kvm_sregs> try_get_sregs() const {
-    auto sregs = try_get<uapi::kvm_sregs>(uapi::request::get_sregs);
-    if (!sregs) [[unlikely]] {
-      return sregs;  // Before a look at the run page, which a fork's child has not.
-    }
     if (const auto* run = dirty(uapi::sync::x86_sregs)) [[unlikely]] {
       return run->s.regs.sregs;
     }
-    return sregs;
+    return try_get<uapi::kvm_sregs>(uapi::request::get_sregs);
   }
   uapi::kvm_sregs get_sregs() const { return try_get_sregs().value(); }
   /// KVM_SET_SREGS. KVM refuses combinations that the CPU cannot be in (EINVAL).
@@ -236,14 +227,10 @@ class VcpuCalls : public detail::VcpuCore {
   /// Exceptions, interrupts, NMIs and SMIs that are pending or being delivered
   /// (KVM_GET_VCPU_EVENTS).
   Result<uapi::kvm_vcpu_events> try_get_vcpu_events() const {
-    auto events = try_get<uapi::kvm_vcpu_events>(uapi::request::get_vcpu_events);
-    if (!events) [[unlikely]] {
-      return events;  // Before a look at the run page, which a fork's child has not.
-    }
     if (const auto* run = dirty(uapi::sync::x86_events)) [[unlikely]] {
       return run->s.regs.events;
     }
-    return events;
+    return try_get<uapi::kvm_vcpu_events>(uapi::request::get_vcpu_events);
   }
   uapi::kvm_vcpu_events get_vcpu_events() const { return try_get_vcpu_events().value(); }
   /// KVM_SET_VCPU_EVENTS. `flags` says which of the optional fields count, see
