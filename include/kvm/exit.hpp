@@ -142,7 +142,7 @@ class Exit {
         case Problem::ignored:
           return {EINVAL, "the kicker's signal is ignored in this process: install a handler"};
         case Problem::unhandled:
-          return {EINVAL, "the kicker's signal would end this process: install a handler"};
+          return {EINVAL, "the kicker's signal has no handler in this process: install one"};
         case Problem::masked:
           return {EINVAL, "the kicker's signal is blocked by Vcpu::set_signal_mask"};
       }
@@ -219,7 +219,9 @@ R Exit::dispatch(F&& handle) const {
     case ExitReason::system_event: {
       const auto& event = run->system_event;
       return handle(exits::SystemEvent{
-          event.type, {event.data, std::min<std::size_t>(event.ndata, std::size(event.data))}});
+          event.type,
+          {event.data, std::min<std::size_t>(event.ndata, std::size(event.data))},
+          event.flags});
     }
     case ExitReason::dirty_ring_full:
       return handle(exits::DirtyRingFull{});

@@ -42,7 +42,7 @@ struct Failed {
   static constexpr unsigned arches = everywhere;
   /// The errno value. ENOMEM, EFAULT (unmapped host memory), EINVAL (invalid
   /// state in the run page), EIO (after a fork, or a dead VM), ENOEXEC (arm64:
-  /// not initialised or not finalised), EPROTO (run page out of bounds).
+  /// not initialised), EPERM (arm64: not finalised), EPROTO (run page out of bounds).
   int error_number;
   /// Why, in a sentence, or an empty string.
   const char* cause;
@@ -202,8 +202,10 @@ struct SystemEvent {
   /// uapi::system_event: 1 shutdown, 2 reset, 3 crash, 4 wakeup, 5 suspend,
   /// 6 SEV termination, 7 TDX fatal.
   std::uint32_t type;
-  /// data[0] are the flags that older kernels have.
+  /// What belongs to the type. Empty before Linux 5.19, which only had flags.
   std::span<const std::uint64_t> data;
+  /// The first word, which kernels before 5.19 have, too.
+  std::uint64_t flags;
 };
 
 /// KVM_EXIT_IOAPIC_EOI: with a split irqchip, the guest ended a level-triggered
@@ -264,7 +266,7 @@ struct X86Rdmsr {
   /// The value that the guest reads.
   void reply(std::uint64_t value) const noexcept {
     page->data = value;
-    page->error = 0;  // KVM does not always clear it between exits.
+    page->error = 0;  // Also where fail() was called before.
   }
   /// Gives the guest a #GP.
   void fail() const noexcept { page->error = 1; }

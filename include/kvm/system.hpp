@@ -45,9 +45,12 @@ class System : public detail::ArchSystem {
     return try_adopt(std::move(fd));
   }
 
-  /// Takes a descriptor of /dev/kvm that somebody with more rights opened. It
-  /// is closed on failure.
+  /// Takes a descriptor of /dev/kvm that somebody with more rights opened, and
+  /// makes it close-on-exec. It is closed on failure.
   static Result<System> try_adopt(Fd fd) {
+    if (detail::sys::set_cloexec(fd.get()) != 0) {
+      return detail::make_error(errno, "fcntl", {}, "the descriptor is not open");
+    }
     System system(std::move(fd));
     constexpr auto request = uapi::request::get_api_version;
     const int version = system.call(request);

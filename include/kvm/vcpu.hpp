@@ -99,7 +99,8 @@ class Vcpu : public detail::ArchVcpu {
       }
       // KVM writes back how many there are.
       if (errno != E2BIG || list[0] <= list.size() - 1) {
-        return failure(request.name, errno, detail::text("n=", list.size() - 1));
+        const int error_number = errno;
+        return failure(request.name, error_number, detail::text("n=", list.size() - 1));
       }
       list.resize(list[0] + 1);
     }
@@ -118,9 +119,10 @@ class Vcpu : public detail::ArchVcpu {
   }
   /// KVM_SET_MP_STATE. On x86 needs an in-kernel local APIC for most states.
   Result<void> try_set_mp_state(const uapi::kvm_mp_state& state) {
-    return try_set(uapi::request::set_mp_state, state);
+    auto flushed = flush_synced();
+    return flushed ? try_set(uapi::request::set_mp_state, state) : std::move(flushed);
   }
-  void set_mp_state(const uapi::kvm_mp_state& state) { set(uapi::request::set_mp_state, state); }
+  void set_mp_state(const uapi::kvm_mp_state& state) { try_set_mp_state(state).value(); }
 
   /// Single steps and breakpoints (KVM_SET_GUEST_DEBUG): they come as
   /// exits::Debug. KVM on x86 takes control bits that it does not know (R84);
@@ -137,7 +139,8 @@ class Vcpu : public detail::ArchVcpu {
                                                detail::Hex{static_cast<std::uint32_t>(known)}));
       }
     }
-    return try_set(request, debug);
+    auto flushed = flush_synced();
+    return flushed ? try_set(request, debug) : std::move(flushed);
   }
   void set_guest_debug(const uapi::kvm_guest_debug& debug) { try_set_guest_debug(debug).value(); }
 
@@ -157,6 +160,9 @@ class Vcpu : public detail::ArchVcpu {
     if (width != size) {
       return failure(request.name, EINVAL, arguments(),
                      detail::text("the register is ", width, " bytes wide, the value ", size));
+    }
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
     }
     const uapi::kvm_one_reg reg{.id = id, .addr = reinterpret_cast<std::uint64_t>(value)};
     if (call(request, &reg) < 0) {

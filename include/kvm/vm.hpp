@@ -120,8 +120,15 @@ class Vm : public detail::ArchVm {
   /// Makes an in-kernel device (KVM_CREATE_DEVICE).
   Result<Device> try_create_device(DeviceType type, std::uint32_t flags = 0) {
     constexpr auto request = uapi::request::create_device;
+    if ((flags & uapi::create_device_flag::test) != 0) {
+      return detail::make_error(
+          EINVAL, request.name,
+          detail::text("type=", static_cast<std::uint32_t>(type), ", flags=", flags),
+          "a test makes no device: use has_device()");
+    }
+    // Not 0, which is a descriptor, should KVM leave the field alone.
     uapi::kvm_create_device arguments{
-        .type = static_cast<std::uint32_t>(type), .fd = 0, .flags = flags};
+        .type = static_cast<std::uint32_t>(type), .fd = ~std::uint32_t{0}, .flags = flags};
     if (call(request, &arguments) < 0) {
       const int error_number = errno;
       return failure(request.name, error_number,
@@ -145,10 +152,12 @@ class Vm : public detail::ArchVm {
     if (call(request, &arguments) == 0) {
       return true;
     }
-    if (errno == ENODEV) {
+    const int error_number = errno;
+    if (error_number == ENODEV) {
       return false;
     }
-    return failure(request.name, errno, detail::text("type=", static_cast<std::uint32_t>(type)));
+    return failure(request.name, error_number,
+                   detail::text("type=", static_cast<std::uint32_t>(type)));
   }
   bool has_device(DeviceType type) const { return try_has_device(type).value(); }
 
@@ -163,6 +172,9 @@ class Vm : public detail::ArchVm {
       constexpr auto request = uapi::request::enable_cap;
       if (!state_) {
         return failure(request.name, EBADF, C::info.name);
+      }
+      if (foreign()) {  // Another thread may have held the lock at the fork.
+        return failure(request.name, EIO, detail::describe_enabling(capability));
       }
       const std::lock_guard lock(state_->enabling);
       if (const char* loss = detail::data_loss(*state_, capability)) {
@@ -196,7 +208,10 @@ class Vm : public detail::ArchVm {
       case EEXIST:
         return detail::text("the VM has a vCPU ", id.value, " already");
       case EINVAL: {
-        const int limit = call(uapi::request::check_extension, uapi::cap::max_vcpu_id);
+        int limit = call(uapi::request::check_extension, uapi::cap::max_vcpu_id);
+        if (const int set = state_->vcpu_id_limit; set != 0 && set < limit) {
+          limit = set;  // KVM goes on reporting what could have been set.
+        }
         if (limit > 0 && id.value >= static_cast<std::uint32_t>(limit)) {
           return detail::text("the id is too large: this VM's are below ", limit);
         }

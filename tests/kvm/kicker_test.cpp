@@ -222,7 +222,7 @@ TEST(KickerSignals, TheFirstRunReportsOneAtItsDefault) {
   auto guest = Guest::long_mode(out_forever);
   EXPECT_EQ(run(guest.vcpu), "out");
   const auto kicker = guest.vcpu.kicker(SIGUSR1);  // Looks again.
-  EXPECT_EQ(run(guest.vcpu), "the kicker's signal would end this process: install a handler (22)");
+  EXPECT_EQ(run(guest.vcpu), "the kicker's signal has no handler in this process: install one (22)");
   const Handler handler(SIGUSR1);
   EXPECT_EQ(run(guest.vcpu), "out");
 }

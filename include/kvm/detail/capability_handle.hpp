@@ -67,7 +67,8 @@ class CapabilityHandle : public Handle<S> {
   Result<int> try_check_raw(unsigned number) const requires(S != uapi::Scope::vcpu) {
     const int raw = this->call(uapi::request::check_extension, number);
     if (raw < 0) {
-      return this->failure(uapi::request::check_extension.name, errno, text("cap=", number));
+      const int error_number = errno;
+      return this->failure(uapi::request::check_extension.name, error_number, text("cap=", number));
     }
     return raw;
   }
@@ -127,6 +128,8 @@ void note_enabled(VmState& state, const C& capability) {
   } else if constexpr (std::same_as<C, cap::DirtyLogRing> ||
                        std::same_as<C, cap::DirtyLogRingAcqRel>) {
     state.dirty_ring = true;
+  } else if constexpr (std::same_as<C, cap::MaxVcpuId>) {
+    state.vcpu_id_limit = static_cast<int>(capability.limit);
   }
 }
 

@@ -41,10 +41,9 @@ struct FilterHostExits {
 };
 template <class... Found, class T, class... Rest>
 struct FilterHostExits<TypeList<Found...>, T, Rest...>
-    : FilterHostExits<
-          std::conditional_t<(T::arches & static_cast<unsigned>(host_arch)) != 0,
-                             TypeList<Found..., T>, TypeList<Found...>>,
-          Rest...> {};
+    : FilterHostExits<std::conditional_t<(T::arches & static_cast<unsigned>(host_arch)) != 0,
+                                         TypeList<Found..., T>, TypeList<Found...>>,
+                      Rest...> {};
 template <class... Ts>
 auto filter_host_exits(TypeList<Ts...>) -> typename FilterHostExits<TypeList<>, Ts...>::type;
 
@@ -81,15 +80,15 @@ struct MemberParameter<R (C::*)(A...)&> : SignatureParameter<R, A...> {};
 template <class R, class C, class... A>
 struct MemberParameter<R (C::*)(A...) const&> : SignatureParameter<R, A...> {};
 template <class R, class C, class... A>
-struct MemberParameter<R (C::*)(A...) & noexcept> : SignatureParameter<R, A...> {};
+struct MemberParameter<R (C::*)(A...)& noexcept> : SignatureParameter<R, A...> {};
 template <class R, class C, class... A>
-struct MemberParameter<R (C::*)(A...) const & noexcept> : SignatureParameter<R, A...> {};
+struct MemberParameter<R (C::*)(A...) const& noexcept> : SignatureParameter<R, A...> {};
 template <class R, class... A>  // A static call operator.
 struct MemberParameter<R (*)(A...)> : SignatureParameter<R, A...> {};
 template <class R, class... A>
 struct MemberParameter<R (*)(A...) noexcept> : SignatureParameter<R, A...> {};
 template <class F>
-  requires requires { &F::operator(); }
+requires requires { &F::operator(); }
 struct Parameter<F> : MemberParameter<decltype(&F::operator())> {};
 template <class R, class... A>
 struct Parameter<R (*)(A...)> : SignatureParameter<R, A...> {};
@@ -115,7 +114,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
 
   /// How many handlers name the exit.
   template <class E>
-  static constexpr std::size_t naming = (std::size_t{0} + ... + (std::same_as<parameter_t<Fs>, E> ? 1u : 0u));
+  static constexpr std::size_t naming = (std::size_t{0} + ... +
+                                         (std::same_as<parameter_t<Fs>, E> ? 1u : 0u));
 
   /// The place of the handler for the exit, or `none`.
   template <class E>
@@ -145,19 +145,19 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
       return false;
     } else {
       return [&]<std::size_t... I>(std::index_sequence<I...>) {
-        return ((I != place || takes<E, Fs>) && ...);
-      }(std::index_sequence_for<Fs...>{});
+        return ((I != place || takes<E, Fs>)&&...);
+      }
+      (std::index_sequence_for<Fs...>{});
     }
   }
 
   static constexpr bool all_name_exits =
-      ((generic<Fs> || AllExits::contains<parameter_t<Fs>>) && ...);
+      ((generic<Fs> || AllExits::contains<parameter_t<Fs>>)&&...);
   static constexpr bool all_of_this_architecture =
       ((generic<Fs> || !AllExits::contains<parameter_t<Fs>> ||
         TypeList<Es...>::template contains<parameter_t<Fs>>)&&...);
   static constexpr bool one_each = ((naming<Es> <= 1) && ...);
-  static constexpr bool one_generic =
-      (std::size_t{0} + ... + (generic<Fs> ? 1u : 0u)) <= 1;
+  static constexpr bool one_generic = (std::size_t{0} + ... + (generic<Fs> ? 1u : 0u)) <= 1;
 
   static constexpr bool valid() {
     if constexpr (sizeof...(Fs) == 0) {
@@ -215,8 +215,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   static constexpr bool have_common_result() {
     if constexpr (valid()) {
       return requires {
-        typename std::common_type_t<
-            decltype(call_chosen(std::declval<Es&>(), std::declval<Fs&>()...))...>;
+        typename std::common_type_t<decltype(call_chosen(std::declval<Es&>(),
+                                                         std::declval<Fs&>()...))...>;
       };
     } else {
       return true;
@@ -227,8 +227,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   /// check()'s sentence is all that the compiler prints.
   static constexpr auto find_result() {
     if constexpr (valid() && have_common_result()) {
-      return std::type_identity<std::common_type_t<
-          decltype(call_chosen(std::declval<Es&>(), std::declval<Fs&>()...))...>>{};
+      return std::type_identity<std::common_type_t<decltype(call_chosen(
+          std::declval<Es&>(), std::declval<Fs&>()...))...>>{};
     } else {
       return std::type_identity<void>{};
     }

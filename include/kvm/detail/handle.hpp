@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_HANDLE_HPP
 #define KVM_HPP_DETAIL_HANDLE_HPP
 
+#include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/error.hpp>
 #include <kvm/uapi/requests.hpp>
@@ -32,7 +33,8 @@ class Handle {
   Result<int> try_ioctl(unsigned long request, unsigned long argument = 0) const {
     const int result = sys::ioctl(fd_, request, argument);
     if (result < 0) {
-      return failure("ioctl", errno, text("request=", Hex{request}));
+      const int error_number = errno;
+      return failure("ioctl", error_number, text("request=", Hex{request}));
     }
     return result;
   }
@@ -53,7 +55,10 @@ class Handle {
     if (call(uapi::request::has_device_attr, &arguments) == 0) {
       return true;
     }
-    if (errno == ENXIO || errno == ENOTTY || errno == EPERM) {
+    // Whether a kind of descriptor without attributes says ENOTTY or EINVAL
+    // depends on the kind and the architecture (R13).
+    if (errno == ENXIO || errno == ENOTTY || errno == EPERM ||
+        (errno == EINVAL && S != uapi::Scope::device)) {
       return false;
     }
     return attribute_failure(uapi::request::has_device_attr, group, attribute);
@@ -94,7 +99,7 @@ class Handle {
 
  protected:
   Handle() noexcept = default;
-  explicit Handle(int fd) noexcept : fd_(fd), owner_(sys::getpid()) {}
+  explicit Handle(int fd) noexcept : fd_(fd), owner_(this_process()) {}
   Handle(Handle&& other) noexcept : fd_(std::exchange(other.fd_, -1)), owner_(other.owner_) {}
   Handle& operator=(Handle&& other) noexcept {
     fd_ = std::exchange(other.fd_, -1);
@@ -103,8 +108,8 @@ class Handle {
   }
   ~Handle() = default;
 
-  /// The process that made the handle.
-  pid_t owner() const noexcept { return owner_; }
+  /// Whether another process made the handle: this one was forked from it.
+  bool foreign() const noexcept { return this_process() != owner_; }
 
   /// Sends a request, again if a signal interrupted it (KVM_CREATE_VM can be).
   /// Returns -1 and sets errno on failure.
@@ -169,10 +174,10 @@ class Handle {
     if (fd_ < 0) {
       cause = "this handle is empty: it was moved from";
       error_number = EBADF;
-    } else if (error_number == EIO && S != uapi::Scope::system) {
-      cause = sys::getpid() != owner_
-                  ? "this handle was made by another process: after a fork, KVM refuses the child"
-                  : "KVM has marked this VM as dead, or its creator's memory is gone";
+    } else if (error_number == EIO && S != uapi::Scope::system && foreign()) {
+      cause = "this handle was made by another process: after a fork, KVM refuses the child";
+    } else if (error_number == EIO && S != uapi::Scope::system && cause.empty()) {
+      cause = "KVM may have marked this VM as dead";
     }
     return make_error(error_number, operation, arguments, cause);
   }
@@ -218,7 +223,7 @@ class Handle {
   }
 
   int fd_ = -1;
-  pid_t owner_ = 0;
+  ProcessToken owner_ = 0;
 };
 
 }  // namespace detail

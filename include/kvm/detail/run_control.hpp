@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_RUN_CONTROL_HPP
 #define KVM_HPP_DETAIL_RUN_CONTROL_HPP
 
+#include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/uapi/run.hpp>
@@ -164,7 +165,7 @@ class RunControl {
   void kick(int signal) noexcept {
     const std::uint32_t wanted = signal == 0 ? stop_requested : stop_requested | signal_requested;
     std::uint32_t state = state_.load(std::memory_order_relaxed);
-    if ((state & wanted) != wanted && sys::getpid() != page_owner_) {
+    if ((state & wanted) != wanted && this_process() != owner_) {
       return;  // The vCPU belongs to the process that we were forked from.
     }
     std::uint32_t next;
@@ -199,10 +200,12 @@ class RunControl {
 
   void send(int signal) noexcept {
     order_runner();
-    // A full queue of real-time signals (EAGAIN) drains: try again.
-    while (in_run_.load(std::memory_order_acquire) != 0) {
+    // A full queue of real-time signals (EAGAIN) may drain: try again, but not
+    // for ever, since it is shared by all of a user's processes.
+    constexpr unsigned attempts = 1000;
+    for (unsigned i = 0; i < attempts && in_run_.load(std::memory_order_acquire) != 0; ++i) {
       const pid_t thread = thread_.load(std::memory_order_relaxed);
-      if (sys::tgkill(page_owner_, thread, signal) == 0 || errno != EAGAIN) {
+      if (sys::tgkill(process_, thread, signal) == 0 || errno != EAGAIN) {
         return;
       }
       if (sys::gettid() == thread) {
@@ -239,7 +242,7 @@ class RunControl {
         relax();
         continue;
       }
-      if (sys::getpid() != page_owner_) {
+      if (this_process() != owner_) {
         return state;  // Its kicker was not forked with us.
       }
       sleep();
@@ -261,7 +264,8 @@ class RunControl {
 
   Mapping page_;
   std::uint32_t size_;
-  pid_t page_owner_ = sys::getpid();
+  ProcessToken owner_ = this_process();
+  pid_t process_ = sys::getpid();
   std::atomic<std::uint32_t> in_run_{0};
   std::atomic<std::uint32_t> state_{0};
   std::atomic<pid_t> thread_{0};

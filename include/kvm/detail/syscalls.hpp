@@ -74,15 +74,19 @@ inline int get_signal_mask(::sigset_t* out) noexcept {
   return ::pthread_sigmask(SIG_BLOCK, nullptr, out);
 }
 
+// The next two are not the C library's, which are cancellation points: a thread
+// cancelled there would unwind through run(), which is noexcept.
+
 /// Takes one pending signal of the set without waiting; -1 if there is none.
 inline int take_signal(const ::sigset_t* set) noexcept {
   const struct ::timespec now {};
-  return ::sigtimedwait(set, nullptr, &now);
+  constexpr std::size_t kernel_set_size = 8;
+  return static_cast<int>(::syscall(SYS_rt_sigtimedwait, set, nullptr, &now, kernel_set_size));
 }
 
 inline void sleep_nanoseconds(long nanoseconds) noexcept {
   const struct ::timespec duration { .tv_sec = 0, .tv_nsec = nanoseconds };
-  ::nanosleep(&duration, nullptr);
+  ::syscall(SYS_nanosleep, &duration, nullptr);
 }
 
 inline std::size_t page_size() noexcept {

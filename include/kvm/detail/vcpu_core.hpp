@@ -69,7 +69,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     if (!completion_pending()) {
       return std::nullopt;
     }
-    if (sys::getpid() != owner()) {  // A fork's child has no run page.
+    if (foreign()) {  // A fork's child has no run page.
       return failed(EIO);
     }
     if (bound_thread_ != thread_token) [[unlikely]] {
@@ -105,7 +105,9 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   /// exits::Failed if it is neither. Every kicker of a process may use the same.
   /// This registers the process for membarrier(PRIVATE_EXPEDITED).
   ///
-  /// @param signal such as SIGUSR1 or SIGRTMIN
+  /// @param signal such as SIGUSR1. A real-time signal can be refused, if the
+  ///               user's queue of them stays full (RLIMIT_SIGPENDING): such a
+  ///               kick stops the next entry only.
   /// Call it from the thread that runs the vCPU, or before it runs.
   Result<Kicker> try_kicker(int signal) {
     if (!control_) {
@@ -197,8 +199,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     if (this != &other) {
       close();
       CapabilityHandle::operator=(static_cast<CapabilityHandle&&>(other));
+      owned_ = std::move(other.owned_);  // Before the state, which may hold its memory.
       state_ = std::move(other.state_);
-      owned_ = std::move(other.owned_);
       control_ = std::move(other.control_);
       signal_mask_ = other.signal_mask_;
       unbind();
@@ -235,6 +237,10 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
       raise(failure(request.name, errno, {}, cause));
     }
   }
+
+  /// Hands over what the run page holds for the next entry, on the architecture
+  /// that has such a thing.
+  Result<void> flush_synced() const { return {}; }
 
   Error pending_failure(const char* operation) const {
     return make_error(EBUSY, operation, {},
@@ -356,7 +362,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   /// Ends what kickers can do, then unmaps. In a forked child there are no
   /// kickers in flight, and nothing is mapped.
   void close() noexcept {
-    if (control_ && sys::getpid() == owner()) {
+    if (control_ && !foreign()) {
       control_->close();
     }
     control_.reset();

@@ -31,7 +31,7 @@ class VmState : public Handle<uapi::Scope::vm> {
 
   using Handle::call;
   using Handle::failure;
-  using Handle::owner;
+  using Handle::foreign;
 
   /// Bytes to map of each vCPU (KVM_GET_VCPU_MMAP_SIZE).
   std::size_t vcpu_mmap_size() const noexcept { return vcpu_mmap_size_; }
@@ -39,13 +39,16 @@ class VmState : public Handle<uapi::Scope::vm> {
   /// Creates a memory slot under a free id.
   Result<SlotId> add_slot(std::uint16_t address_space, Gpa gpa, const Mapping& mapping,
                           std::uint32_t flags) {
-    const std::lock_guard lock(mutex_);
     const auto fail = [&](int error_number, std::string_view cause) {
       return failure(uapi::request::set_user_memory_region.name, error_number,
                      text("gpa=", Hex{gpa.value}, ", size=", Hex{mapping.size()},
                           ", address_space=", address_space, ", flags=", Hex{flags}),
                      cause);
     };
+    if (foreign()) {  // Another thread may have held the lock at the fork.
+      return fail(EIO, {});
+    }
+    const std::lock_guard lock(mutex_);
     const std::size_t page = sys::page_size();
     if (gpa.value % page != 0) {
       return fail(EINVAL, text("the gpa is not a multiple of the page size, ", page));
@@ -105,6 +108,9 @@ class VmState : public Handle<uapi::Scope::vm> {
     parked_.push_back(std::move(mapping));  // add_slot reserved the room.
   }
   std::size_t parked() const noexcept {
+    if (foreign()) {
+      return 0;
+    }
     const std::lock_guard lock(mutex_);
     return parked_.size();
   }
@@ -119,6 +125,8 @@ class VmState : public Handle<uapi::Scope::vm> {
   /// Set by capabilities that lose dirty pages when combined.
   std::atomic<bool> dirty_ring{false};
   std::atomic<bool> initially_set{false};
+  /// What cap::MaxVcpuId was enabled with; 0 if it was not.
+  std::atomic<int> vcpu_id_limit{0};
   /// Serialises enabling of capabilities, for the check of the two above.
   std::mutex enabling;
 
@@ -152,7 +160,9 @@ class VmState : public Handle<uapi::Scope::vm> {
                       Hex{start + range.size}, ")");
         }
       }
-      return "it overlaps a slot that was made with raw ioctls, or KVM's own APIC access page";
+      return "it overlaps a slot that was made with raw ioctls, or one of KVM's own: the APIC "
+             "access "
+             "page, the TSS or the identity map";
     }
     if (error_number == EINVAL) {
       return "KVM refused the range, the flags or the address space: the gpa may be beyond what "
@@ -161,11 +171,11 @@ class VmState : public Handle<uapi::Scope::vm> {
     return {};
   }
 
+  std::vector<Mapping> parked_;  // outlives the descriptor
   Fd fd_;
   std::size_t vcpu_mmap_size_;
   mutable std::mutex mutex_;
   std::map<std::uint16_t, Slots> spaces_;
-  std::vector<Mapping> parked_;
   std::size_t slot_count_ = 0;
   std::uint32_t slot_limit_ = 0;
 };

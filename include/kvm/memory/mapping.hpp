@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_MEMORY_MAPPING_HPP
 #define KVM_HPP_MEMORY_MAPPING_HPP
 
+#include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/error.hpp>
 
@@ -45,6 +46,10 @@ class Mapping {
   /// Its size in bytes.
   std::size_t size() const noexcept { return size_; }
 
+  /// Whether the memory is this process's: not in a forked child, where
+  /// something else may be at its address.
+  bool accessible() const noexcept { return detail::this_process() == owner_; }
+
   /// Maps what KVM or a file provides, shared. `operation` names the call in
   /// an error's message.
   static Result<Mapping> try_shared(const char* operation, int fd, std::size_t size,
@@ -54,7 +59,7 @@ class Mapping {
 
  private:
   Mapping(void* address, std::size_t size) noexcept
-      : address_(static_cast<std::byte*>(address)), size_(size), owner_(detail::sys::getpid()) {}
+      : address_(static_cast<std::byte*>(address)), size_(size), owner_(detail::this_process()) {}
 
   static Result<Mapping> try_map(const char* operation, std::size_t size, int flags, int fd,
                                  off_t offset) {
@@ -80,7 +85,7 @@ class Mapping {
 
   void unmap() noexcept {
     // In a forked child the address belongs to whatever the child put there.
-    if (address_ != nullptr && detail::sys::getpid() == owner_) {
+    if (address_ != nullptr && accessible()) {
       detail::sys::munmap(address_, size_);
     }
     address_ = nullptr;
@@ -88,7 +93,7 @@ class Mapping {
 
   std::byte* address_ = nullptr;
   std::size_t size_ = 0;
-  pid_t owner_ = 0;
+  detail::ProcessToken owner_ = 0;
 };
 
 KVM_HPP_END

@@ -57,8 +57,8 @@ class MemorySlot {
   const Mapping& mapping() const noexcept { return mapping_; }
 
   /// Copies bytes to guest memory. False, and nothing is written, unless all
-  /// of [gpa, gpa + bytes.size()) lies in this slot. Writes to a read-only
-  /// slot too: that is how firmware gets there.
+  /// of [gpa, gpa + bytes.size()) lies in this slot, and always in a forked
+  /// child. Writes to a read-only slot too: that is how firmware gets there.
   [[nodiscard]] bool load(Gpa gpa, std::span<const std::byte> bytes) const noexcept {
     if (!contains(gpa, bytes.size())) {
       return false;
@@ -68,7 +68,7 @@ class MemorySlot {
   }
 
   /// Copies bytes from guest memory. False, and `out` is untouched, unless all
-  /// of [gpa, gpa + out.size()) lies in this slot.
+  /// of [gpa, gpa + out.size()) lies in this slot, and always in a forked child.
   [[nodiscard]] bool fetch(Gpa gpa, std::span<std::byte> out) const noexcept {
     if (!contains(gpa, out.size())) {
       return false;
@@ -103,7 +103,8 @@ class MemorySlot {
       : state_(std::move(state)), mapping_(std::move(mapping)), id_(id), gpa_(gpa) {}
 
   bool contains(Gpa gpa, std::size_t size) const noexcept {
-    return gpa >= gpa_ && detail::in_bounds(gpa - gpa_, size, mapping_.size());
+    return gpa >= gpa_ && detail::in_bounds(gpa - gpa_, size, mapping_.size()) &&
+           mapping_.accessible();
   }
 
   void drop() noexcept {
@@ -111,7 +112,7 @@ class MemorySlot {
       return;
     }
     // A forked child has no say in its parent's VM; its Mapping knows that too.
-    if (detail::sys::getpid() == state_->owner() && !state_->delete_slot(id_, gpa_)) {
+    if (!state_->foreign() && !state_->delete_slot(id_, gpa_)) {
       state_->park(std::move(mapping_));
     }
     state_.reset();

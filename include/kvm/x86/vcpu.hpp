@@ -262,6 +262,9 @@ class VcpuCalls : public detail::VcpuCore {
   uapi::kvm_lapic_state get_lapic() const { return try_get_lapic().value(); }
   /// KVM_SET_LAPIC. The APIC id in it must be this vCPU's.
   Result<void> try_set_lapic(const uapi::kvm_lapic_state& state) {
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
+    }
     return set_explained(uapi::request::set_lapic, state, explain_lapic);
   }
   void set_lapic(const uapi::kvm_lapic_state& state) { try_set_lapic(state).value(); }
@@ -384,6 +387,9 @@ class VcpuCalls : public detail::VcpuCore {
     static_assert(offsetof(decltype(table), entries) == uapi::kvm_cpuid2::array_offset);
     table.header = {.nent = static_cast<std::uint32_t>(cpuid.size()), .padding = 0};
     std::copy(cpuid.begin(), cpuid.end(), table.entries);
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
+    }
     if (call(request, &table) < 0) {
       const int error_number = errno;
       return failure(request.name, error_number, arguments(),
@@ -472,6 +478,9 @@ class VcpuCalls : public detail::VcpuCore {
   /// pending (R71).
   Result<void> try_interrupt(std::uint8_t vector) {
     constexpr auto request = uapi::request::interrupt;
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
+    }
     const uapi::kvm_interrupt interrupt{.irq = vector};
     if (call(request, &interrupt) < 0) {
       const int error_number = errno;
@@ -487,12 +496,18 @@ class VcpuCalls : public detail::VcpuCore {
   void interrupt(std::uint8_t vector) { try_interrupt(vector).value(); }
 
   /// Queues a non-maskable interrupt (KVM_NMI).
-  Result<void> try_nmi() { return try_call(uapi::request::nmi); }
+  Result<void> try_nmi() {
+    auto flushed = flush_synced();
+    return flushed ? try_call(uapi::request::nmi) : std::move(flushed);
+  }
   void nmi() { try_nmi().value(); }
 
   /// Queues a system management interrupt (KVM_SMI), where cap::X86Smm is.
   Result<void> try_smi() {
     constexpr auto request = uapi::request::smi;
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
+    }
     if (call(request) < 0) {
       const int error_number = errno;
       return failure(request.name, error_number, {},
@@ -505,11 +520,12 @@ class VcpuCalls : public detail::VcpuCore {
   void smi() { try_smi().value(); }
 
   /// Whether the guest's accesses to the TPR are exits, exits::TprAccess
-  /// (KVM_TPR_ACCESS_REPORTING). Needs a local APIC in the kernel.
+  /// (KVM_TPR_ACCESS_REPORTING). Only with a local APIC in the kernel.
   Result<void> try_set_tpr_access_reporting(bool enabled) {
     uapi::kvm_tpr_access_ctl control{};
     control.enabled = enabled ? 1 : 0;
-    return set_explained(uapi::request::tpr_access_reporting, control, explain_lapic);
+    return set_explained(uapi::request::tpr_access_reporting, control,
+                         [](int) { return std::string_view(); });
   }
   void set_tpr_access_reporting(bool enabled) { try_set_tpr_access_reporting(enabled).value(); }
 
@@ -552,6 +568,9 @@ class VcpuCalls : public detail::VcpuCore {
 
   /// Injects a machine check (KVM_X86_SET_MCE).
   Result<void> try_set_mce(const uapi::kvm_x86_mce& mce) {
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
+    }
     return set_explained(uapi::request::x86_set_mce, mce, [](int error_number) {
       return error_number == EINVAL ? "there is no such bank, or the status is not valid" : "";
     });
@@ -593,6 +612,9 @@ class VcpuCalls : public detail::VcpuCore {
                                 state.empty()
                                     ? std::string("the state is empty")
                                     : detail::text("the header speaks of ", said, " bytes"));
+    }
+    if (auto flushed = flush_synced(); !flushed) {
+      return flushed;
     }
     if (call(request, static_cast<const void*>(state.bytes().data())) < 0) {
       const int error_number = errno;
@@ -666,7 +688,7 @@ class VcpuCalls : public detail::VcpuCore {
     if (auto result = check_syncable(operation, sets.raw()); !result) {
       return result;
     }
-    if (detail::sys::getpid() != owner()) {
+    if (foreign()) {
       return failure(operation, EIO);  // A fork's child has no run page.
     }
     const std::uint64_t fresh = sets.raw() & ~run->kvm_dirty_regs;
@@ -751,8 +773,9 @@ class VcpuCalls : public detail::VcpuCore {
     };
     // The table decides what registers and MSRs take; control registers enable
     // the extended state and the local APIC; a deadline MSR needs the APIC's
-    // timer; events and the general registers come last, since the others may
-    // touch them.
+    // timer; nested state depends on system management mode, and a change of
+    // that mode drops nested state; setting the general registers clears a
+    // pending exception, so the events come after them.
     auto result = restore_cpuid(snapshot.cpuid);
     if (result) {
       result = restore_tsc_khz(snapshot.tsc_khz);
@@ -776,19 +799,22 @@ class VcpuCalls : public detail::VcpuCore {
       result = restore_msrs(snapshot.msrs);
     }
     if (result) {
+      result = restore_smm(snapshot.events);
+    }
+    if (result) {
       result = optional(snapshot.nested, [&](auto& state) { return try_set_nested_state(state); });
     }
     if (result) {
       result = try_set_debugregs(snapshot.debugregs);
     }
     if (result) {
+      result = try_set_regs(snapshot.regs);
+    }
+    if (result) {
       result = try_set_vcpu_events(snapshot.events);
     }
     if (result) {
       result = try_set(uapi::request::set_mp_state, snapshot.mp_state);
-    }
-    if (result) {
-      result = try_set_regs(snapshot.regs);
     }
     return result;
   }
@@ -798,6 +824,32 @@ class VcpuCalls : public detail::VcpuCore {
 
  protected:
   using VcpuCore::VcpuCore;
+
+  /// What KVM does at an entry, now: for calls that must see what it loads.
+  Result<void> flush_synced() const {
+    auto* const run = marked_page();
+    if (run == nullptr) [[likely]] {
+      return {};
+    }
+    const auto flush = [&](std::uint64_t which, const auto& request,
+                           const void* value) -> Result<void> {
+      if ((run->kvm_dirty_regs & which) != 0) {
+        if (call(request, value) < 0) {
+          return failure(request.name, errno, {}, "set by a set_synced_...() before");
+        }
+        run->kvm_dirty_regs &= ~which;
+      }
+      return {};
+    };
+    auto result = flush(uapi::sync::x86_regs, uapi::request::set_regs, &run->s.regs.regs);
+    if (result) {
+      result = flush(uapi::sync::x86_sregs, uapi::request::set_sregs, &run->s.regs.sregs);
+    }
+    if (result) {
+      result = flush(uapi::sync::x86_events, uapi::request::set_vcpu_events, &run->s.regs.events);
+    }
+    return result;
+  }
 
  private:
   static constexpr std::uint32_t not_asked = ~std::uint32_t{0};
@@ -855,7 +907,7 @@ class VcpuCalls : public detail::VcpuCore {
     return result;
   }
 
-  /// An error only if nothing went through.
+  /// An error if the ioctl failed, though blocks before it may have gone through.
   Result<std::size_t> outcome(const char* operation, const detail::MsrTransfer& transfer,
                               std::size_t count) const {
     if (transfer.failed) {
@@ -872,7 +924,7 @@ class VcpuCalls : public detail::VcpuCore {
     if (!marked_) [[likely]] {
       return nullptr;
     }
-    auto* const run = detail::sys::getpid() == owner() ? run_page() : nullptr;
+    auto* const run = foreign() ? nullptr : run_page();
     marked_ = run != nullptr && run->kvm_dirty_regs != 0;
     return marked_ ? run : nullptr;
   }
@@ -926,32 +978,6 @@ class VcpuCalls : public detail::VcpuCore {
       return failure(uapi::request::get_vcpu_events.name, errno);
     }
     return {};
-  }
-
-  /// What KVM does at an entry, now: for calls that must see what it loads.
-  Result<void> flush_synced() const {
-    auto* const run = run_page();
-    if (run == nullptr || detail::sys::getpid() != owner() || run->kvm_dirty_regs == 0) [[likely]] {
-      return {};  // A fork's child has no run page; the call that follows says so.
-    }
-    const auto flush = [&](std::uint64_t which, const auto& request,
-                           const void* value) -> Result<void> {
-      if ((run->kvm_dirty_regs & which) != 0) {
-        if (call(request, value) < 0) {
-          return failure(request.name, errno, {}, "set by a set_synced_...() before");
-        }
-        run->kvm_dirty_regs &= ~which;
-      }
-      return {};
-    };
-    auto result = flush(uapi::sync::x86_regs, uapi::request::set_regs, &run->s.regs.regs);
-    if (result) {
-      result = flush(uapi::sync::x86_sregs, uapi::request::set_sregs, &run->s.regs.sregs);
-    }
-    if (result) {
-      result = flush(uapi::sync::x86_events, uapi::request::set_vcpu_events, &run->s.regs.events);
-    }
-    return result;
   }
 
   template <class Store>
@@ -1091,6 +1117,24 @@ class VcpuCalls : public detail::VcpuCore {
       return {};
     }
     return try_set_tsc_khz(khz);
+  }
+
+  /// Enters or leaves system management mode as the saved vCPU had, ahead of the
+  /// other events.
+  Result<void> restore_smm(const uapi::kvm_vcpu_events& saved) {
+    if ((saved.flags & uapi::vcpuevent_valid::smm) == 0) {
+      return {};
+    }
+    auto current = try_get_vcpu_events();
+    if (!current) {
+      return current.error();
+    }
+    if (current->smi.smm == saved.smi.smm) {
+      return {};
+    }
+    current->flags = uapi::vcpuevent_valid::smm;
+    current->smi = saved.smi;
+    return try_set_vcpu_events(*current);
   }
 
   /// An MSR that cannot be written is no harm if it has the value already.
