@@ -37,7 +37,8 @@ int main() try {
     kvm::Exit exit = vcpu.run();
     exit.visit([](kvm::exits::IoOut io) { std::fwrite(io.data.data(), 1, io.data.size(), stdout); },
                [&](kvm::exits::Hlt) { running = false; },
-               [&](auto&&) { throw std::runtime_error(exit.name()); });
+               [](kvm::exits::Interrupted) {},  // some signal came: run again
+               [&](auto&&) { throw std::runtime_error(exit.describe()); });
   }
 } catch (const std::exception& error) {
   std::fprintf(stderr, "hello: %s\n", error.what());

@@ -31,7 +31,7 @@ enum class DeviceType : std::uint32_t {
 /// has_device_attr, get_device_attr, set_device_attr). Made by
 /// Vm::create_device; lives as long as the VM does, whatever becomes of this
 /// handle, except for VFIO, which ends with it.
-class Device : public detail::Handle<uapi::Scope::device> {
+class [[nodiscard]] Device : public detail::Handle<uapi::Scope::device> {
  public:
   Device(Device&&) noexcept = default;
   Device& operator=(Device&&) noexcept = default;

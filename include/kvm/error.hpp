@@ -48,12 +48,19 @@ class __attribute__((visibility("default"))) Error : public std::system_error {
 };
 
 /// Called by `x()` when it fails and the translation unit is compiled without
-/// exceptions. The program aborts when it returns.
+/// exceptions. The program aborts when it returns, so flush what you print. Set
+/// per exceptions mode: units with and without exceptions have one each.
 using ErrorHandler = void (*)(const Error&);
 
 namespace detail {
 
 inline void print_error(const Error& error) { std::fprintf(stderr, "kvm-hpp: %s\n", error.what()); }
+
+/// For what can only be a mistake in the program.
+[[noreturn, gnu::noinline, gnu::cold]] inline void misused(const char* sentence) {
+  std::fprintf(stderr, "kvm-hpp: %s\n", sentence);
+  std::abort();
+}
 
 inline std::atomic<ErrorHandler> error_handler{print_error};
 
@@ -151,10 +158,10 @@ class [[nodiscard]] Result {
   /// The value; raises the error if there is none.
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
-  T&& value() && { return check(), std::move(value_); }
+  T value() && { return check(), std::move(value_); }  // By value: T&& would dangle.
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return std::addressof(value()); }
   const T* operator->() const { return std::addressof(value()); }
 
@@ -164,7 +171,7 @@ class [[nodiscard]] Result {
   /// Why there is no value. Calling it on a success aborts the program.
   const Error& error() const {
     if (has_value_) {
-      std::abort();
+      detail::misused("Result::error() was called on a success");
     }
     return error_;
   }
@@ -222,7 +229,7 @@ class [[nodiscard]] Result<void> {
   /// Why the operation failed. Calling it on a success aborts the program.
   const Error& error() const {
     if (!error_) {
-      std::abort();
+      detail::misused("Result::error() was called on a success");
     }
     return *error_;
   }

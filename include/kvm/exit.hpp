@@ -4,14 +4,18 @@
 
 #include <kvm/detail/exit_visitor.hpp>
 #include <kvm/detail/guest_access.hpp>
+#include <kvm/error.hpp>
 #include <kvm/exits.hpp>
 
 #include <algorithm>
 #include <cerrno>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <span>
+#include <string>
+#include <system_error>
 #include <type_traits>
 
 KVM_HPP_BEGIN
@@ -37,17 +41,60 @@ constexpr bool completes_on_entry(std::uint32_t reason) {
   return reason < 64 && (exits_to_complete >> reason & 1) != 0;
 }
 
+template <class E>
+std::string describe_exit(const char* name, const E& exit) {
+  if constexpr (std::same_as<E, exits::Interrupted>) {
+    return exit.kicked ? "interrupted by a kick" : "interrupted by a signal";
+  } else if constexpr (std::same_as<E, exits::Failed>) {
+    return text("KVM_RUN failed: ", std::generic_category().message(exit.error_number),
+                *exit.cause != '\0' ? ": " : "", exit.cause);
+  } else if constexpr (std::same_as<E, exits::IoIn> || std::same_as<E, exits::IoOut>) {
+    return text(name, ": ", std::same_as<E, exits::IoIn> ? "in" : "out", " at port ",
+                Hex{exit.port}, ", ", exit.count, " of ", unsigned{exit.size}, " bytes");
+  } else if constexpr (std::same_as<E, exits::MmioRead> || std::same_as<E, exits::MmioWrite>) {
+    return text(name, ": ", std::same_as<E, exits::MmioRead> ? "read" : "write", " of ",
+                exit.data.size(), " bytes at ", Hex{exit.gpa.value});
+  } else if constexpr (std::same_as<E, exits::MemoryFault>) {
+    return text(name, ": ", exit.size, " bytes at ", Hex{exit.gpa.value}, ", flags ",
+                Hex{exit.flags});
+  } else if constexpr (std::same_as<E, exits::FailEntry>) {
+    return text(name, ": hardware reason ", Hex{exit.hardware_entry_failure_reason}, ", CPU ",
+                exit.cpu);
+  } else if constexpr (std::same_as<E, exits::SystemEvent>) {
+    return text(name, ": type ", exit.type);
+  } else if constexpr (std::same_as<E, exits::X86Rdmsr> || std::same_as<E, exits::X86Wrmsr>) {
+    return text(name, ": MSR ", Hex{exit.index});
+  } else if constexpr (std::same_as<E, exits::InternalError>) {
+    std::string out = text(name, ": suberror ", exit.suberror);
+    if (const auto bytes = exit.instruction_bytes()) {
+      out += ", could not emulate";
+      for (const std::byte byte : *bytes) {
+        append(out, " ");
+        append(out, Hex{std::to_integer<std::uint64_t>(byte)});
+      }
+    }
+    return out;
+  } else if constexpr (std::same_as<E, exits::Raw>) {
+    return text(name, ", reason ", static_cast<std::uint32_t>(exit.reason));
+  } else {
+    return name;
+  }
+}
+
 }  // namespace detail
 
 /// How a run of a vCPU ended. A view of its run page: valid until the vCPU runs
 /// again or is gone. Copies nothing.
-class Exit {
+class [[nodiscard]] Exit {
  public:
   /// Calls the handler for what happened and returns what it returns:
   ///
   ///     vcpu.run().visit([&](kvm::exits::IoOut io) { serial.write(io.data); },
   ///                      [&](kvm::exits::Hlt) { halted = true; },
-  ///                      [&](auto&& other) { unexpected = true; });
+  ///                      [&](auto&&) { unexpected = true; });
+  ///
+  /// Pass each handler by itself, not several in one object: within an object
+  /// C++ chooses, and there auto&& beats a const reference.
   ///
   /// A handler is chosen by the type that its parameter names (by value, const
   /// or not, by reference or not), before a generic one. Without a generic one
@@ -63,7 +110,7 @@ class Exit {
   }
 
   /// The kernel's name of the exit, such as "KVM_EXIT_IO", or "interrupted",
-  /// "failed", "unknown exit". For messages.
+  /// "failed", "unknown exit". describe() says more.
   const char* name() const noexcept {
     if (kind_ < first_of_ours) {
       const char* known = uapi::name(static_cast<uapi::ExitReason>(kind_));
@@ -72,6 +119,13 @@ class Exit {
     return kind_ >= interrupted    ? "interrupted"
            : kind_ >= memory_fault ? "KVM_EXIT_MEMORY_FAULT"
                                    : "failed";
+  }
+
+  /// What happened, in words, for messages: the name and what tells most, such
+  /// as a port, the cause of a failure or the instruction that KVM could not
+  /// emulate.
+  std::string describe() const {
+    return visit([this]<class E>(const E& exit) { return detail::describe_exit(name(), exit); });
   }
 
   /// Reads a run page that KVM_RUN filled and returned 0 for, made with raw
@@ -107,7 +161,7 @@ class Exit {
   friend class detail::VcpuCore;
 
   /// Why a run never reached KVM.
-  enum class Problem : std::uint32_t { none, empty, blocked, ignored, unhandled, masked };
+  enum class Problem : std::uint32_t { none, empty, blocked, ignored, unhandled, masked, busy };
 
   // Exit reasons are small; above them are the ways to fail, with an errno or
   // a Problem in the low bits.
@@ -145,6 +199,8 @@ class Exit {
           return {EINVAL, "the kicker's signal has no handler in this process: install one"};
         case Problem::masked:
           return {EINVAL, "the kicker's signal is blocked by Vcpu::set_signal_mask"};
+        case Problem::busy:
+          return {EBUSY, "another thread is running this vCPU"};
       }
     }
     switch (error_number) {
@@ -160,6 +216,8 @@ class Exit {
         return {ENOEXEC, "the vCPU is not initialised (KVM_ARM_VCPU_INIT)"};
       case EPERM:
         return {EPERM, "the vCPU is not finalised (KVM_ARM_VCPU_FINALIZE)"};
+      case ENOSPC:
+        return {ENOSPC, "the VM has no memory slot yet, or KVM has no shadow pages left for it"};
       case EBADF:
         return {EBADF, "the vCPU's descriptor was closed"};
       case EPROTO:

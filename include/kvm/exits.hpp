@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,6 +23,18 @@
 /// guest sees it at the next run() or complete().
 
 KVM_HPP_BEGIN
+namespace detail {
+
+/// The value's bytes, lowest first, then zeroes.
+inline void fill(std::span<std::byte> out, std::uint64_t value) noexcept {
+  for (std::byte& byte : out) {
+    byte = static_cast<std::byte>(value & 0xff);
+    value >>= 8;
+  }
+}
+
+}  // namespace detail
+
 namespace exits {
 
 inline constexpr unsigned on_x86 = static_cast<unsigned>(Arch::x86);
@@ -41,8 +54,8 @@ struct Interrupted {
 struct Failed {
   static constexpr unsigned arches = everywhere;
   /// The errno value. ENOMEM, EFAULT (unmapped host memory), EINVAL (invalid
-  /// state in the run page), EIO (after a fork, or a dead VM), ENOEXEC (arm64:
-  /// not initialised), EPERM (arm64: not finalised), EPROTO (run page out of bounds).
+  /// state in the run page), ENOSPC (no memory slot), EIO (after a fork, or a dead VM), ENOEXEC
+  /// (arm64: not initialised), EPERM (arm64: not finalised), EPROTO (run page out of bounds).
   int error_number;
   /// Why, in a sentence, or an empty string.
   const char* cause;
@@ -79,8 +92,14 @@ struct IoIn {
   /// Bytes per element: 1, 2 or 4.
   std::uint8_t size;
   std::uint32_t count;
-  /// size * count bytes.
+  /// size * count bytes. What is left alone is what a former exit left there.
   std::span<std::byte> data;
+  /// Answers a read of one element: fills `data` with the value, little-endian,
+  /// cut or extended to its size.
+  template <std::integral T>
+  void reply(T value) const noexcept {
+    detail::fill(data, static_cast<std::uint64_t>(value));
+  }
 };
 
 /// KVM_EXIT_IO, OUT: `count` elements of `size` bytes were written.
@@ -99,8 +118,13 @@ struct IoOut {
 struct MmioRead {
   static constexpr unsigned arches = everywhere;
   Gpa gpa;
-  /// 1 to 8 bytes, little-endian.
+  /// 1 to 8 bytes, little-endian. What is left alone is what was there before.
   std::span<std::byte> data;
+  /// Fills `data` with the value, cut or extended to its size.
+  template <std::integral T>
+  void reply(T value) const noexcept {
+    detail::fill(data, static_cast<std::uint64_t>(value));
+  }
 };
 
 /// KVM_EXIT_MMIO, a write to guest physical memory without a slot or to a

@@ -9,7 +9,7 @@
 KVM_HPP_BEGIN
 
 /// An owned file descriptor, closed when dropped. Empty after a move.
-class Fd {
+class [[nodiscard]] Fd {
  public:
   Fd() noexcept = default;
   /// Takes ownership of `fd`; -1 makes an empty one.

@@ -24,7 +24,7 @@ class VcpuCore;
 /// the kick to the next run(). A signal that a kicker sends is delivered before
 /// run() returns, never later. What the kicking thread wrote before kick() is
 /// visible to the runner once it sees Interrupted.
-class Kicker {
+class [[nodiscard]] Kicker {
  public:
   /// Requests that run() return.
   ///

@@ -5,6 +5,9 @@
 /// @file
 /// All of kvm-hpp. Each header also stands alone.
 
+#include <kvm/detail/config.hpp>
+#if __cplusplus >= 202002L  // Otherwise its #error is all there is to say.
+
 #include <kvm/capability.hpp>
 #include <kvm/device.hpp>
 #include <kvm/error.hpp>
@@ -21,4 +24,5 @@
 #include <kvm/vcpu.hpp>
 #include <kvm/vm.hpp>
 
+#endif
 #endif

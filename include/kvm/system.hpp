@@ -27,7 +27,7 @@ using ArchSystem = CapabilityHandle<uapi::Scope::system>;
 
 /// The host's KVM: /dev/kvm, opened and known to speak API version 12. Any
 /// thread may use it.
-class System : public detail::ArchSystem {
+class [[nodiscard]] System : public detail::ArchSystem {
  public:
   /// The version that every KVM since Linux 2.6.22 has.
   static constexpr int api_version = 12;

@@ -35,8 +35,10 @@ using ArchVcpu = riscv::VcpuCalls;
 /// A virtual CPU: made by Vm::create_vcpu, run by one thread at a time. All its
 /// calls block while it runs in another thread (R14): stop it with a Kicker
 /// first. Dropping it ends nothing in KVM but this handle: the VM keeps the
-/// vCPU, and its id stays taken.
-class Vcpu : public detail::ArchVcpu {
+/// vCPU, and its id stays taken. It must not be dropped, moved or assigned to
+/// while a thread is in its run(): kick, join, then drop. (Dropping it aborts
+/// the program then, rather than leave a guest that nobody can stop.)
+class [[nodiscard]] Vcpu : public detail::ArchVcpu {
  public:
   Vcpu(Vcpu&&) noexcept = default;
   Vcpu& operator=(Vcpu&&) noexcept = default;

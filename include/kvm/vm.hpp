@@ -60,7 +60,7 @@ struct VmType {
 
 /// A virtual machine: its memory, vCPUs and devices. What is made from it keeps
 /// it alive and may outlive this handle. Any thread may use it.
-class Vm : public detail::ArchVm {
+class [[nodiscard]] Vm : public detail::ArchVm {
  public:
   Vm(Vm&&) noexcept = default;
   Vm& operator=(Vm&&) noexcept = default;
@@ -86,7 +86,8 @@ class Vm : public detail::ArchVm {
     }
     return MemorySlot(state_, *slot, gpa, std::move(memory));
   }
-  MemorySlot add_memory(Gpa gpa, Mapping&& memory, const MemoryOptions& options = {}) {
+  [[nodiscard("dropping the slot takes the memory from the guest")]] MemorySlot add_memory(
+      Gpa gpa, Mapping&& memory, const MemoryOptions& options = {}) {
     return try_add_memory(gpa, std::move(memory), options).value();
   }
 
@@ -206,7 +207,8 @@ class Vm : public detail::ArchVm {
   std::string explain_create(int error_number, VcpuId id) const {
     switch (error_number) {
       case EEXIST:
-        return detail::text("the VM has a vCPU ", id.value, " already");
+        return detail::text("the VM has had a vCPU ", id.value,
+                            " already: ids stay taken when the handle is dropped");
       case EINVAL: {
         int limit = call(uapi::request::check_extension, uapi::cap::max_vcpu_id);
         if (const int set = state_->vcpu_id_limit; set != 0 && set < limit) {

@@ -15,6 +15,9 @@
 namespace fault {
 namespace {
 
+// The library maps one page for the whole process, for good: before anything is counted.
+[[maybe_unused]] const kvm::detail::ProcessToken process = kvm::detail::this_process();
+
 // It maps memory of its own as it goes: only the library's mappings can be counted then.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool address_sanitizer = true;
@@ -26,13 +29,13 @@ constexpr bool address_sanitizer = false;
 
 bool always_survives(const Call& call, int error_number) {
   switch (call.function) {
-    case Function::close:         // The descriptor is gone all the same.
-    case Function::munmap:        // Nobody is left to tell.
-    case Function::sigtimedwait:  // No signal to take.
-    case Function::nanosleep:
+    case Function::close:   // The descriptor is gone all the same.
+    case Function::munmap:  // Nobody is left to tell.
       return true;
     case Function::syscall:
-      return call.detail == SYS_membarrier || call.detail == SYS_tgkill;
+      return call.detail == SYS_membarrier || call.detail == SYS_tgkill ||
+             call.detail == SYS_rt_sigtimedwait ||  // No signal to take.
+             call.detail == SYS_nanosleep;
     case Function::ioctl:
       return error_number == EINTR;  // Sent again.
     default:

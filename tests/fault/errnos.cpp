@@ -143,6 +143,10 @@ std::string operation_of(const Call& call) {
           return "tgkill";
         case SYS_membarrier:
           return "membarrier";
+        case SYS_rt_sigtimedwait:
+          return "sigtimedwait";
+        case SYS_nanosleep:
+          return "nanosleep";
         default:
           return "syscall " + std::to_string(call.detail);
       }
@@ -174,10 +178,6 @@ std::vector<int> errnos_of(const Call& call) {
       return {EINVAL};
     case Function::pthread_sigmask:
       return {EINVAL};
-    case Function::sigtimedwait:
-      return {EAGAIN, EINTR};
-    case Function::nanosleep:
-      return {EINTR};
     case Function::getpid:
       return {};
     case Function::sysconf:
@@ -188,6 +188,10 @@ std::vector<int> errnos_of(const Call& call) {
           return {EAGAIN, ESRCH, EPERM};
         case SYS_membarrier:
           return {ENOSYS, EINVAL, EPERM};
+        case SYS_rt_sigtimedwait:
+          return {EAGAIN, EINTR};
+        case SYS_nanosleep:
+          return {EINTR};
         default:
           return {};
       }

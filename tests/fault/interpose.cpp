@@ -7,7 +7,6 @@
 #include <csignal>
 #include <cstdarg>
 #include <cstdlib>
-#include <ctime>
 #include <map>
 #include <mutex>
 #include <type_traits>
@@ -101,9 +100,8 @@ auto intercept(const Call& call, F&& real) -> decltype(real()) {
 
 const char* name(Function function) {
   constexpr const char* names[function_count] = {
-      "open",      "close",           "read",         "stat",     "ioctl",   "fcntl",
-      "mmap",      "munmap",          "madvise",      "getpid",   "syscall", "sysconf",
-      "sigaction", "pthread_sigmask", "sigtimedwait", "nanosleep"};
+      "open",   "close",   "read",   "stat",    "ioctl",   "fcntl",     "mmap",
+      "munmap", "madvise", "getpid", "syscall", "sysconf", "sigaction", "pthread_sigmask"};
   return names[static_cast<std::size_t>(function)];
 }
 
@@ -320,15 +318,4 @@ KVM_HPP_REAL(int, pthread_sigmask, int, const void*, void*)
 KVM_HPP_WRAP(int, pthread_sigmask, int how, const void* set, void* old) {
   return intercept(Call{Function::pthread_sigmask, static_cast<unsigned long>(how), 0},
                    [&] { return real_pthread_sigmask(how, set, old); });
-}
-
-KVM_HPP_REAL(int, sigtimedwait, const void*, void*, const struct timespec*)
-KVM_HPP_WRAP(int, sigtimedwait, const void* set, void* info, const struct timespec* timeout) {
-  return intercept(Call{Function::sigtimedwait, 0, 0},
-                   [&] { return real_sigtimedwait(set, info, timeout); });
-}
-
-KVM_HPP_REAL(int, nanosleep, const struct timespec*, struct timespec*)
-KVM_HPP_WRAP(int, nanosleep, const struct timespec* duration, struct timespec* rest) {
-  return intercept(Call{Function::nanosleep, 0, 0}, [&] { return real_nanosleep(duration, rest); });
 }

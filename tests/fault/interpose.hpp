@@ -29,10 +29,8 @@ enum class Function {
   sysconf,
   sigaction,
   pthread_sigmask,
-  sigtimedwait,
-  nanosleep,
 };
-inline constexpr std::size_t function_count = 16;
+inline constexpr std::size_t function_count = 14;
 
 const char* name(Function function);
 

@@ -194,6 +194,19 @@ TEST_F(RunFaults, SignalChecks) {
   }
 }
 
+bool is_membarrier(const Call& call, std::size_t) {
+  return call.function == Function::syscall && call.detail == SYS_membarrier;
+}
+bool is_tgkill(const Call& call, std::size_t) {
+  return call.function == Function::syscall && call.detail == SYS_tgkill;
+}
+bool is_taking(const Call& call, std::size_t) {
+  return call.function == Function::syscall && call.detail == SYS_rt_sigtimedwait;
+}
+bool is_sleep(const Call& call, std::size_t) {
+  return call.function == Function::syscall && call.detail == SYS_nanosleep;
+}
+
 // The signal that ended a run is taken if it is blocked; that there is none to take is no failure.
 TEST_F(RunFaults, TakingTheSignal) {
   ::sigset_t set;
@@ -207,9 +220,7 @@ TEST_F(RunFaults, TakingTheSignal) {
     guest.vcpu.set_signal_mask(before);
     for (const int error_number : {EAGAIN, EINTR}) {
       kicker.kick();
-      fault::arm({{.matches = [](const Call& call,
-                                 std::size_t) { return call.function == Function::sigtimedwait; },
-                   .error_number = error_number}});
+      fault::arm({{.matches = is_taking, .error_number = error_number}});
       const std::string seen = summary(guest.vcpu.run());
       fault::disarm();
       EXPECT_EQ(fault::injected(), 1u);
@@ -218,13 +229,6 @@ TEST_F(RunFaults, TakingTheSignal) {
     }
   }
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
-
-bool is_membarrier(const Call& call, std::size_t) {
-  return call.function == Function::syscall && call.detail == SYS_membarrier;
-}
-bool is_tgkill(const Call& call, std::size_t) {
-  return call.function == Function::syscall && call.detail == SYS_tgkill;
 }
 
 /// Kicks a guest that spins, with these failures in the kicking thread.
@@ -277,14 +281,38 @@ TEST_F(RunFaults, KicksWaitForRoomForTheSignal) {
   expect_kick_ends_spinning(guest, kicker,
                             {{.matches = is_tgkill, .error_number = EAGAIN, .times = 5}}, 5);
   // An interrupted wait between two tries is none the worse.
-  expect_kick_ends_spinning(
-      guest, kicker,
-      {{.matches = is_tgkill, .error_number = EAGAIN, .times = 2},
-       {.matches = [](const Call& call,
-                      std::size_t) { return call.function == Function::nanosleep; },
-        .error_number = EINTR,
-        .times = 2}},
-      4);
+  expect_kick_ends_spinning(guest, kicker,
+                            {{.matches = is_tgkill, .error_number = EAGAIN, .times = 2},
+                             {.matches = is_sleep, .error_number = EINTR, .times = 2}},
+                            4);
+}
+
+// A queue that stays full ends the attempts: the kick returns, and the guest's next exit tells it.
+TEST_F(RunFaults, KicksDoNotWaitForRoomForEver) {
+  Guest guest = make_spinner();
+  const kvm::Kicker kicker = guest.vcpu.kicker(SIGUSR1);
+  constexpr int many = 1'000'000;
+  const ::pthread_t runner = ::pthread_self();
+  std::atomic<bool> stopped{false};
+  std::size_t sent = 0;
+  std::thread thread([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    fault::arm({{.matches = is_tgkill, .error_number = EAGAIN, .times = many},
+                {.matches = is_sleep, .error_number = EINTR, .times = many}});
+    kicker.kick();
+    for (const Call& call : fault::disarm()) {
+      sent += is_tgkill(call, 0);
+    }
+    while (!stopped.load()) {
+      ::pthread_kill(runner, SIGUSR1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  EXPECT_EQ(summary(guest.vcpu.run()), "kicked");
+  stopped.store(true);
+  thread.join();
+  EXPECT_GE(sent, 100u);
+  EXPECT_LE(sent, 10'000u);
 }
 
 class VcpuFaults : public RunFaults {};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "driver.hpp"
 
+#include <support/require.hpp>
+
 #if KVM_HPP_ARCH_X86
 
 #include <array>
@@ -86,6 +88,22 @@ TEST_F(X86StateFaults, Events) {
   KVM_HPP_EXPECT_PAIR(g.vcpu., setup_mce(1), .optional = true);
   KVM_HPP_EXPECT_PAIR(g.vcpu., set_mce(mce), .optional = true);
   KVM_HPP_EXPECT_PAIR(g.vcpu., kvmclock_ctrl(), .optional = true);
+}
+
+// What the next entry would load is loaded first; a failure of that is the call's.
+TEST_F(X86StateFaults, EventsBehindMarkedRegisters) {
+  Guest probe = fault::make_guest();
+  if (!kvm_test::offers<kvm::cap::SyncRegs>(probe.vm, kvm::cap::SyncRegsFlag::events)) {
+    GTEST_SKIP() << "KVM_CAP_SYNC_REGS has no events on this host";
+  }
+  const auto mark = [](Guest& guest) {
+    guest.vcpu.set_synced_vcpu_events(guest.vcpu.get_vcpu_events());
+  };
+  const uapi::kvm_guest_debug debug{};
+  KVM_HPP_EXPECT_PAIR(g.vcpu., nmi(), .prepare = mark);
+  KVM_HPP_EXPECT_PAIR(g.vcpu., interrupt(0x20), .prepare = mark);
+  KVM_HPP_EXPECT_PAIR(g.vcpu., smi(), .prepare = mark, .optional = true);
+  KVM_HPP_EXPECT_PAIR(g.vcpu., set_guest_debug(debug), .survives = is_check, .prepare = mark);
 }
 
 TEST_F(X86StateFaults, LocalApic) {

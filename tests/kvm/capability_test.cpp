@@ -220,6 +220,8 @@ TEST(EnableCapability, MaxVcpuIdLimitsTheIds) {
   const auto refused = machine.vm.try_create_vcpu(8);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().error_number(), EINVAL);
+  const std::string_view what = refused.error().what();
+  EXPECT_NE(what.find("this VM's are below 8"), std::string_view::npos) << what;
   EXPECT_TRUE(machine.vm.try_create_vcpu(7));
   expect_error(machine.vm.try_enable(cap::MaxVcpuId{.limit = 9}), EINVAL,
                {"KVM_CAP_MAX_VCPU_ID", "limit=9"});

@@ -16,6 +16,7 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -25,6 +26,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -313,6 +315,20 @@ TEST(MovedFromDevice, SaysSo) {
   expect_empty(device.try_ioctl(request::run.code));
 }
 
+// A test makes no device: KVM leaves the field for a descriptor as it was, and 0 is one.
+TEST(CreateDevice, IsNotATest) {
+  Machine machine;
+  const kvm::Fd stand_in(fcntl(0, F_GETFD) < 0 ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1);
+  ASSERT_GE(fcntl(0, F_GETFD), 0);
+  const LeakCheck check;
+  for (const std::uint32_t type : {4u, 9999u}) {
+    expect_error(machine.vm.try_create_device(kvm::DeviceType(type),
+                                              kvm::uapi::create_device_flag::test),
+                 EINVAL, {"KVM_CREATE_DEVICE", "type=" + std::to_string(type), "has_device()"});
+  }
+  EXPECT_GE(fcntl(0, F_GETFD), 0);
+}
+
 TEST(Slots, EmptyAccessesTouchNothing) {
   Machine machine;
   EXPECT_TRUE(machine.ram.load(kvm::Gpa(0), std::span<const std::byte>()));
@@ -453,7 +469,7 @@ TEST(AddMemory, ExplainsWhatItRefuses) {
   if (machine.vm.check<cap::MultiAddressSpace>() < 2) {
     expect_error(add(0x10000000, {.address_space = 1}), EINVAL, {"address_space=1"});
   }
-  expect_error(machine.vm.try_add_memory(kvm::Gpa(0x10000000), kvm::Mapping()), EINVAL,
+  (void)expect_error(machine.vm.try_add_memory(kvm::Gpa(0x10000000), kvm::Mapping()), EINVAL,
                {"mapping is empty"});
   expect_error(kvm::Mapping::try_anonymous(0), EINVAL, {"size=0", "page size"});
   expect_error(kvm::Mapping::try_anonymous(100), EINVAL, {"size=100", "page size"});
@@ -518,6 +534,11 @@ TEST(OpenSystem, AdoptsADescriptor) {
   EXPECT_TRUE(system->try_create_vm());
   EXPECT_FALSE(kvm::System::try_adopt(kvm::Fd()));
   EXPECT_FALSE(kvm::System::try_adopt(kvm::Fd(open("/dev/null", O_RDWR | O_CLOEXEC))));
+}
+
+TEST(OpenSystem, MakesAnAdoptedDescriptorCloseOnExec) {
+  const kvm::System system = kvm::System::adopt(kvm::Fd(open("/dev/kvm", O_RDWR)));
+  EXPECT_EQ(fcntl(system.fd(), F_GETFD), FD_CLOEXEC);
 }
 
 /// Runs `body` in a forked child. Its expectations count here: the child ends
@@ -646,6 +667,77 @@ TEST(Fork, TheChildCanNotReachTheParentsGuest) {
     EXPECT_TRUE(device->has_device_attr(1, 1));
   }
   EXPECT_TRUE(guest.ram.try_remove());
+}
+
+/// In a forked child: puts its own memory where the parent's is.
+unsigned char* take_place_of(const kvm::MemorySlot& slot) {
+  const kvm::Mapping& mapping = slot.mapping();
+  void* const own = mmap(const_cast<std::byte*>(mapping.data()), mapping.size(),
+                         PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  EXPECT_EQ(own, mapping.data());
+  std::memset(own, 0x55, mapping.size());
+  return static_cast<unsigned char*>(own);
+}
+
+TEST(Fork, TheChildsMemoryIsNoGuestMemory) {
+  Machine machine;
+  machine.load(0x1000, {0x11});
+  in_child([&] {
+    const auto* const own = take_place_of(machine.ram);
+    EXPECT_FALSE(machine.ram.mapping().accessible());
+    std::byte byte{0x77};
+    EXPECT_FALSE(machine.ram.load(kvm::Gpa(0x1000), std::span(&byte, 1)));
+    EXPECT_EQ(own[0x1000], 0x55);
+    EXPECT_FALSE(machine.ram.fetch(kvm::Gpa(0x1000), std::span(&byte, 1)));
+    EXPECT_EQ(byte, std::byte{0x77});
+    EXPECT_FALSE(machine.ram.load(kvm::Gpa(0x1000), {}));
+  });
+  std::byte byte{};
+  EXPECT_TRUE(machine.ram.mapping().accessible());
+  EXPECT_TRUE(machine.ram.fetch(kvm::Gpa(0x1000), std::span(&byte, 1)));
+  EXPECT_EQ(byte, std::byte{0x11});
+}
+
+// The process id does not tell a child in a new PID namespace from its parent: both can be 1.
+TEST(Fork, AChildWithItsParentsProcessIdIsAnother) {
+  constexpr int refused = 77;
+  std::fflush(nullptr);
+  const pid_t outer = fork();  // unshare() changes what the caller's children get.
+  ASSERT_GE(outer, 0);
+  if (outer == 0) {
+    if (unshare(CLONE_NEWPID) != 0) {
+      _exit(refused);
+    }
+    in_child([] {
+      ASSERT_EQ(getpid(), 1);
+      std::optional<Guest> guest = Guest::real_mode(talking);
+      const kvm::Kicker kicker = guest->vcpu.entry_kicker();
+      EXPECT_TRUE(talks(guest->vcpu));
+      ASSERT_EQ(unshare(CLONE_NEWPID), 0);
+      in_child([&] {
+        ASSERT_EQ(getpid(), 1);
+        const auto* const own = take_place_of(guest->ram);
+        const std::size_t size = guest->ram.mapping().size();
+        expect_error(guest->vcpu.try_get_regs(), EIO, {"made by another process"});
+        EXPECT_FALSE(guest->ram.load(kvm::Gpa(0), std::as_bytes(std::span("x"))));
+        kicker.kick();
+        guest.reset();
+        ASSERT_TRUE(mapped(own) && mapped(own + size - 1)) << "the child's memory was unmapped";
+        EXPECT_EQ(own[0], 0x55);
+      });
+      EXPECT_TRUE(talks(guest->vcpu));
+      EXPECT_TRUE(guest->ram.try_remove());
+    });
+    std::fflush(nullptr);
+    _exit(testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(outer, &status, 0), outer);
+  ASSERT_TRUE(WIFEXITED(status)) << "status " << status;
+  if (WEXITSTATUS(status) == refused) {
+    GTEST_SKIP() << "this process may not make PID namespaces";
+  }
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace

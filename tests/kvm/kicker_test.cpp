@@ -347,6 +347,67 @@ TEST(KickerSignals, AFullQueueDoesNotHangAHandlerInTheVcpusThread) {
   kicked_by_handler.reset();
 }
 
+// The limit is the user's: other processes can keep the queue full for good.
+TEST(KickerSignals, AFullQueueDoesNotHoldAKickForEver) {
+  EXPECT_EQ(in_child([]() -> std::string {
+              const Handler handler(SIGRTMIN);
+              auto guest = Guest::long_mode(spin);
+              const auto kicker = guest.vcpu.kicker(SIGRTMIN);
+              Running running(guest.vcpu);
+              const FullQueue full;
+              std::atomic<bool> returned{false};
+              std::thread other([&] {
+                kicker.kick();
+                returned = true;
+              });
+              const auto deadline = Clock::now() + 10s;
+              while (!returned && Clock::now() < deadline) {
+                std::this_thread::sleep_for(1ms);
+              }
+              const bool in_time = returned;
+              pthread_kill(running.thread(), SIGUSR2);  // A plain signal is never refused.
+              const std::string end = running.wait();
+              other.join();
+              if (!in_time) {
+                return "kick() did not return";
+              }
+              return end == "kicked" ? "" : end;
+            }),
+            "");
+}
+
+// The threads of pthread_cancel() end where they can be unwound, which is not within run().
+TEST(KickerSignals, ARunIsNoCancellationPoint) {
+  EXPECT_EQ(in_child([]() -> std::string {
+              const auto set = set_of(SIGUSR1);
+              pthread_sigmask(SIG_BLOCK, &set, nullptr);
+              auto guest = Guest::long_mode(spin);
+              sigset_t none;
+              sigemptyset(&none);
+              guest.vcpu.set_signal_mask(none);
+              const auto kicker = guest.vcpu.kicker(SIGUSR1);
+              std::atomic<bool> inside{false};
+              std::string first;
+              std::thread runner([&] {
+                inside = true;
+                first = run(guest.vcpu);
+                while (true) {
+                  pthread_testcancel();
+                }
+              });
+              while (!inside) {
+                std::this_thread::yield();
+              }
+              std::this_thread::sleep_for(20ms);
+              pthread_cancel(runner.native_handle());
+              std::this_thread::sleep_for(20ms);
+              kicker.kick();
+              runner.join();
+              return first == "kicked" ? "" : "the run ended with " + first;
+            }),
+            "");
+}
+
 TEST(KickerFork, AChildsKickIsNotTheParents) {
   const Handler handler(SIGUSR1);
   auto guest = Guest::long_mode(count_in);

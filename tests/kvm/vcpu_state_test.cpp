@@ -547,6 +547,32 @@ TEST(SyncRegs, EventsReachTheGuest) {
   EXPECT_EQ(run_to_out(vcpu, 0x11), 0x5au);
 }
 
+// KVM loads the marked events at the next entry: what is queued in between must outlive that.
+TEST(SyncRegs, AnNmiAfterMarkedEventsIsNotLost) {
+  auto machine = with_handler(2, nop_hlt);
+  auto vcpu = machine.vm.create_vcpu(0);
+  kvm_test::enter_real_mode(vcpu);
+  KVM_REQUIRE(machine.vm, kvm::cap::SyncRegs, SyncRegsFlag::events);
+  vcpu.set_synced_vcpu_events(vcpu.get_vcpu_events());
+  vcpu.nmi();
+  // KVM counts it apart and merges it when it is asked, or at the entry.
+  EXPECT_EQ(vcpu.get_vcpu_events().nmi.pending, 1);
+  EXPECT_EQ(run_to_out(vcpu, 0x11), 0x5au);
+}
+
+TEST(SyncRegs, AnInterruptAfterMarkedEventsIsNotLost) {
+  auto machine = with_handler(0x40, nop_hlt);
+  auto vcpu = machine.vm.create_vcpu(0);
+  enter_with_interrupts(vcpu);
+  KVM_REQUIRE(machine.vm, kvm::cap::SyncRegs, SyncRegsFlag::events);
+  vcpu.set_synced_vcpu_events(vcpu.get_vcpu_events());
+  vcpu.interrupt(0x40);
+  const auto events = vcpu.get_vcpu_events();
+  EXPECT_EQ(events.interrupt.injected, 1);
+  EXPECT_EQ(events.interrupt.nr, 0x40);
+  EXPECT_EQ(run_to_out(vcpu, 0x11), 0x5au);
+}
+
 TEST(SyncRegs, GettersSeeWhatIsMarkedAndSettersReplaceIt) {
   auto guest = Guest::long_mode({out_eax, 0x10});
   KVM_REQUIRE(guest.vm, kvm::cap::SyncRegs);
@@ -766,6 +792,49 @@ TEST(Snapshot, AVcpuThatHasRunGoesBack) {
     copy_memory(memory, guest);
     guest.vcpu.restore_state(snapshot);  // R81: with the table that it has
   }
+}
+
+/// A guest with an exception on its way, pending or injected, goes on in another VM.
+void expect_exception_survives(bool pending) {
+  constexpr unsigned debug_exception = 1;
+  const auto make = [&] {
+    auto machine = with_handler(debug_exception, nop_hlt);
+    machine.vm.enable(kvm::cap::ExceptionPayload{});
+    return machine;
+  };
+  auto first = make();
+  auto vcpu = first.vm.create_vcpu(0);
+  kvm_test::enter_real_mode(vcpu);
+  auto events = vcpu.get_vcpu_events();
+  events.exception.nr = debug_exception;
+  events.exception.has_error_code = 0;
+  events.exception.pending = pending ? 1 : 0;
+  events.exception.injected = pending ? 0 : 1;
+  events.flags |= uapi::vcpuevent_valid::payload;
+  vcpu.set_vcpu_events(events);
+  const auto snapshot = vcpu.save_state({});
+  EXPECT_EQ(snapshot.events.exception.pending, pending ? 1 : 0);
+  EXPECT_EQ(snapshot.events.exception.injected, pending ? 0 : 1);
+
+  auto second = make();
+  auto other = second.vm.create_vcpu(0);
+  other.restore_state(snapshot);
+  const auto restored = other.get_vcpu_events();
+  EXPECT_EQ(restored.exception.pending, pending ? 1 : 0);
+  EXPECT_EQ(restored.exception.injected, pending ? 0 : 1);
+  EXPECT_EQ(restored.exception.nr, debug_exception);
+  EXPECT_EQ(run_to_out(other, 0x11), 0x5au) << "the restored guest's handler";
+  EXPECT_EQ(run_to_out(vcpu, 0x11), 0x5au) << "the saved guest's handler";
+}
+
+TEST(Snapshot, KeepsAPendingException) {
+  KVM_REQUIRE(kvm::System(), kvm::cap::ExceptionPayload);
+  expect_exception_survives(true);
+}
+
+TEST(Snapshot, KeepsAnInjectedException) {
+  KVM_REQUIRE(kvm::System(), kvm::cap::ExceptionPayload);
+  expect_exception_survives(false);
 }
 
 TEST(Snapshot, HoldsWhatIsMarkedInTheRunPage) {

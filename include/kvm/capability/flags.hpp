@@ -69,6 +69,8 @@ class Flags {
   /// The bits as KVM has them.
   constexpr std::uint64_t raw() const { return raw_; }
   constexpr bool empty() const { return raw_ == 0; }
+  /// Whether there is any: `if (vm.check<cap::X86DisableExits>() & cap::DisabledExit::hlt)`.
+  constexpr explicit operator bool() const { return raw_ != 0; }
   /// Whether all of `other` is in the set.
   constexpr bool contains(Flags other) const { return (raw_ & other.raw_) == other.raw_; }
   /// The set without the bits of `other`.

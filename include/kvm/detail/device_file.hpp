@@ -60,6 +60,9 @@ inline Error open_failure(int error_number, const char* path) {
   const auto fail = [&](std::string_view cause) {
     return make_error(error_number, "open", path, cause);
   };
+  if (error_number == ENOENT && std::string_view(path) != "/dev/kvm") {
+    return fail("there is no such file; KVM's device is /dev/kvm");
+  }
   switch (error_number) {
     case ENOENT:
     case ENODEV:

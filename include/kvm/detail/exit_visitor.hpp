@@ -65,8 +65,9 @@ template <class R, class A>
 struct SignatureParameter<R, A> {
   using type = std::remove_cvref_t<A>;
 };
+/// Whatever has no single parameter to name an exit: C variadics and the like.
 template <class F>
-struct MemberParameter;
+struct MemberParameter : SignatureParameter<void> {};
 template <class R, class C, class... A>
 struct MemberParameter<R (C::*)(A...)> : SignatureParameter<R, A...> {};
 template <class R, class C, class... A>
@@ -90,6 +91,8 @@ struct MemberParameter<R (*)(A...) noexcept> : SignatureParameter<R, A...> {};
 template <class F>
 requires requires { &F::operator(); }
 struct Parameter<F> : MemberParameter<decltype(&F::operator())> {};
+template <class M, class C>  // A pointer to member: wrap it in a lambda.
+struct Parameter<M C::*> : SignatureParameter<void> {};
 template <class R, class... A>
 struct Parameter<R (*)(A...)> : SignatureParameter<R, A...> {};
 template <class R, class... A>
@@ -184,7 +187,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
                       "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
                       "auto&& for all the rest");
         static_assert(have_common_result(),
-                      "kvm-hpp: the handlers return types that have no common type");
+                      "kvm-hpp: the handlers return types that have no common type; one that only "
+                      "throws needs a return type, too: [](auto&&) -> T { throw error; }");
       }
     }
   }

@@ -41,6 +41,29 @@ class Handle {
   Result<int> try_ioctl(unsigned long request, const void* argument) const {
     return try_ioctl(request, reinterpret_cast<unsigned long>(argument));
   }
+  /// The same with a request of uapi::request: one that is not for this kind of
+  /// descriptor does not compile, and an error names it.
+  template <uapi::Scopes R>
+  Result<int> try_ioctl(uapi::Request<R> request, unsigned long argument = 0) const {
+    static_assert(R.contains(S), "kvm-hpp: this request is not for this kind of descriptor");
+    const int result = sys::ioctl(fd_, request.code, argument);
+    if (result < 0) {
+      return failure(request.name, errno);
+    }
+    return result;
+  }
+  template <uapi::Scopes R>
+  Result<int> try_ioctl(uapi::Request<R> request, const void* argument) const {
+    return try_ioctl(request, reinterpret_cast<unsigned long>(argument));
+  }
+  template <uapi::Scopes R>
+  int ioctl(uapi::Request<R> request, unsigned long argument = 0) const {
+    return try_ioctl(request, argument).value();
+  }
+  template <uapi::Scopes R>
+  int ioctl(uapi::Request<R> request, const void* argument) const {
+    return try_ioctl(request, argument).value();
+  }
   int ioctl(unsigned long request, unsigned long argument = 0) const {
     return try_ioctl(request, argument).value();
   }
@@ -115,7 +138,7 @@ class Handle {
   /// Returns -1 and sets errno on failure.
   template <uapi::Scopes R>
   int call(uapi::Request<R> request, unsigned long argument = 0) const noexcept {
-    static_assert(R.contains(S), "this request is not for this kind of descriptor");
+    static_assert(R.contains(S), "kvm-hpp: this request is not for this kind of descriptor");
     for (;;) {
       const int result = sys::ioctl(fd_, request.code, argument);
       if (result >= 0 || errno != EINTR) [[likely]] {

@@ -4,6 +4,7 @@
 
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
+#include <kvm/error.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/uapi/run.hpp>
 
@@ -71,6 +72,9 @@ class RunControl {
   std::uint32_t size() const noexcept { return size_; }
 
   // The runner's side.
+
+  /// Whether a thread is in KVM_RUN, as far as this one can see.
+  bool in_run() const noexcept { return in_run_.load(std::memory_order_acquire) != 0; }
 
   void enter() noexcept {
     in_run_.store(1, std::memory_order_release);
@@ -156,6 +160,9 @@ class RunControl {
   void close() noexcept {
     state_.fetch_or(closed, std::memory_order_acq_rel);
     await_kicks();
+    if (in_run()) {
+      misused("a vCPU was dropped while a thread was in its run(): kick it and join first");
+    }
     page_ = Mapping();
   }
 

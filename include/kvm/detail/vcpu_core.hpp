@@ -67,7 +67,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   ///         not consumed.
   std::optional<Exit> complete() noexcept {
     if (!completion_pending()) {
-      return std::nullopt;
+      return control_ ? std::nullopt : std::optional(Exit(Exit::Problem::empty));
     }
     if (foreign()) {  // A fork's child has no run page.
       return failed(EIO);
@@ -255,6 +255,9 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   /// What a run needs besides KVM_RUN. In the usual case, where membarrier
   /// serves the kickers, that is something in the first run in a thread only.
   [[gnu::noinline, gnu::cold]] Exit::Problem prepare() noexcept {
+    if (control_ && control_->in_run() && !foreign()) {
+      return Exit::Problem::busy;
+    }
     if (checked_thread_ != thread_token || thread_token == 0) {
       if (const auto problem = bind(); problem != Exit::Problem::none) {
         return problem;

@@ -13,7 +13,7 @@ KVM_HPP_BEGIN
 
 /// Host memory, mapped and owned: the backing of a memory slot. Unmapped when
 /// dropped. A forked child does not inherit it.
-class Mapping {
+class [[nodiscard]] Mapping {
  public:
   /// An empty mapping: no address, size 0.
   Mapping() noexcept = default;
@@ -66,6 +66,11 @@ class Mapping {
     const auto fail = [&](int error_number, std::string_view cause) {
       return detail::make_error(error_number, operation, detail::text("size=", size), cause);
     };
+    if (size > std::size_t{1} << 63) {
+      return fail(EINVAL,
+                  "the size is negative as a signed number: 2 << 30 overflows an int, "
+                  "2_GiB does not");
+    }
     if (size == 0 || size % detail::sys::page_size() != 0) {
       return fail(EINVAL, detail::text("the size must be a positive multiple of the page size, ",
                                        detail::sys::page_size()));

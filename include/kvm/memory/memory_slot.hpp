@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 KVM_HPP_BEGIN
@@ -28,11 +29,12 @@ struct MemoryOptions {
 
 /// A range of guest physical memory and the host memory behind it. Dropping it
 /// deletes the slot first and unmaps afterwards, so a running guest never
-/// reaches freed memory: it gets MMIO exits for the range instead. Should KVM
-/// refuse the deletion, the memory stays with the VM (Vm::parked_mappings).
+/// reaches freed memory: it gets MMIO exits for the range instead, and
+/// exits::InternalError where it fetches code from there. Should KVM refuse the deletion, the
+/// memory stays with the VM (Vm::parked_mappings).
 ///
 /// Made by Vm::add_memory. May outlive the Vm object.
-class MemorySlot {
+class [[nodiscard]] MemorySlot {
  public:
   MemorySlot(MemorySlot&&) noexcept = default;
   MemorySlot& operator=(MemorySlot&& other) noexcept {
@@ -65,6 +67,16 @@ class MemorySlot {
     }
     detail::copy_to_guest(mapping_.data() + (gpa - gpa_), bytes.data(), bytes.size());
     return true;
+  }
+
+  /// The same for an array, a vector or a span of whatever can be copied as
+  /// bytes: `ram.load(gpa, code)`.
+  template <class Range>
+  requires requires(const Range& range) { std::as_bytes(std::span(range)); }
+  [[nodiscard]] bool load(Gpa gpa, const Range& range) const noexcept {
+    static_assert(std::is_trivially_copyable_v<typename decltype(std::span(range))::value_type>,
+                  "kvm-hpp: only what is trivially copyable can be copied to a guest as bytes");
+    return load(gpa, std::span<const std::byte>(std::as_bytes(std::span(range))));
   }
 
   /// Copies bytes from guest memory. False, and `out` is untouched, unless all
