@@ -189,12 +189,15 @@ class RunControl {
       return;
     }
     set_immediate_exit(1);
+    std::uint32_t done = one_kick;
     if (signal != 0) {
       const int saved_errno = errno;  // A kick may come from a signal handler.
-      send(signal);
+      if (!send(signal)) {
+        done += signal_requested;  // So that the next kick tries again.
+      }
       errno = saved_errno;
     }
-    state_.fetch_sub(one_kick, std::memory_order_release);
+    state_.fetch_sub(done, std::memory_order_release);
   }
 
  private:
@@ -205,21 +208,23 @@ class RunControl {
   static constexpr std::uint32_t closed = 4;
   static constexpr std::uint32_t one_kick = 8;
 
-  void send(int signal) noexcept {
+  /// @return false if the signal was refused, with the runner still in KVM_RUN
+  bool send(int signal) noexcept {
     order_runner();
     // A full queue of real-time signals (EAGAIN) may drain: try again, but not
     // for ever, since it is shared by all of a user's processes.
-    constexpr unsigned attempts = 1000;
+    constexpr unsigned attempts = 10'000;  // half a second
     for (unsigned i = 0; i < attempts && in_run_.load(std::memory_order_acquire) != 0; ++i) {
       const pid_t thread = thread_.load(std::memory_order_relaxed);
       if (sys::tgkill(process_, thread, signal) == 0 || errno != EAGAIN) {
-        return;
+        return true;
       }
       if (sys::gettid() == thread) {
-        return;  // We are its signal handler: it is not in the guest, and won't enter.
+        return true;  // We are its signal handler: it is not in the guest, and won't enter.
       }
       sleep();
     }
+    return !in_run();
   }
 
   /// Orders the runner's stores and loads, wherever it is.
