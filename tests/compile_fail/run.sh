@@ -10,7 +10,8 @@
 #   // expect(g++): REGEX        GCC only
 #   // expect(clang++): REGEX    Clang only
 # All that apply must match. `// only: x86` (or arm64, riscv) skips the case, with
-# exit status 77, where the compiler is for another architecture.
+# exit status 77, where the compiler is for another architecture. `// flags: ...` adds flags, and
+# `// errors: N` allows more than one error.
 set -u
 if [ $# -ne 4 ]; then
   echo "usage: $0 COMPILER INCLUDE_DIR FLAGS FILE" >&2
@@ -18,10 +19,12 @@ if [ $# -ne 4 ]; then
 fi
 compiler=$1 include=$2 flags=$3 file=$4
 
+extra=$(sed -n 's|^// flags: ||p' "$file")
+
 compile() {
   # FLAGS is a list of words.
   # shellcheck disable=SC2086
-  LC_ALL=C "$compiler" -std=c++20 -fsyntax-only -I"$include" $flags "$@" "$file" 2>&1
+  LC_ALL=C "$compiler" -std=c++20 -fsyntax-only -I"$include" $flags $extra "$@" "$file" 2>&1
 }
 
 macros=$(echo | "$compiler" -dM -E -x c++ -) || exit 2
