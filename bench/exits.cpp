@@ -120,6 +120,23 @@ void register_all() {
           synced->sum += out->rip + out->rax;
         });
   });
+
+  // What of that ratio is the library's: the same through the bare run page.
+  kvm_bench::compare("synced_regs_against_raw", {1.02}, [] {
+    auto shared = std::make_shared<Shared>();
+    shared->vcpu.sync_on_exit(kvm::cap::SyncRegsFlag::regs);
+    return std::pair(
+        [=] {
+          raw_round_trip(*shared);
+          const auto& out = shared->run->s.regs.regs;
+          shared->sum += out.rip + out.rax;
+        },
+        [=] {
+          library_round_trip(*shared);
+          const auto* out = shared->vcpu.synced_regs();
+          shared->sum += out->rip + out->rax;
+        });
+  });
 }
 
 }  // namespace
