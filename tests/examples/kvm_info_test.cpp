@@ -270,7 +270,7 @@ TEST(KvmInfoUsage, SaysWhyAFileIsNotKvm) {
     EXPECT_NE(outcome.err.find(part), std::string::npos) << outcome.err;
   };
   expect("/dev/null", "not a KVM device");
-  expect("/no/such/file", "offers no KVM");
+  expect("/no/such/file", "there is no such file");
   expect("/", "directory");
 }
 
