@@ -399,6 +399,9 @@ TEST(KickerSignals, AKickAfterARefusedOneIsSent) {
 
 // The threads of pthread_cancel() end where they can be unwound, which is not within run().
 TEST(KickerSignals, ARunIsNoCancellationPoint) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "address sanitizer takes the stack of a cancelled thread for out of scope";
+#endif
   EXPECT_EQ(in_child([]() -> std::string {
               const auto set = set_of(SIGUSR1);
               pthread_sigmask(SIG_BLOCK, &set, nullptr);
