@@ -597,6 +597,9 @@ TEST(OpenSystem, WithoutPermissionNamesTheGroup) {
 
 // MADV_DONTFORK and the process that KVM binds a VM to.
 TEST(Fork, TheChildCanNotReachTheParentsGuest) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "thread sanitizer maps memory of its own where a child has lost its parent's";
+#endif
   Guest guest = Guest::real_mode({
       0xe4, 0x10,  // l: in al, 0x10
       0xe6, 0x20,  // out 0x20, al
@@ -682,6 +685,9 @@ unsigned char* take_place_of(const kvm::MemorySlot& slot) {
 }
 
 TEST(Fork, TheChildsMemoryIsNoGuestMemory) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "thread sanitizer maps memory of its own where a child has lost its parent's";
+#endif
   Machine machine;
   machine.load(0x1000, {0x11});
   in_child([&] {

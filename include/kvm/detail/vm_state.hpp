@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -90,6 +91,10 @@ class VmState : public Handle<uapi::Scope::vm> {
   /// Deletes a memory slot. False, with errno set, if KVM refuses: then it is
   /// still there and may still be used by the guest.
   bool delete_slot(SlotId slot, Gpa gpa) noexcept {
+    if (foreign()) {  // Another thread may have held the lock at the fork.
+      errno = EIO;
+      return false;
+    }
     const std::lock_guard lock(mutex_);
     if (!set_region(slot, gpa, 0, nullptr, 0)) {
       return false;
