@@ -13,7 +13,7 @@ namespace facts {
 struct Fact {
   const char* name;
   unsigned long table;
-  unsigned long library;
+  unsigned long ours;
 };
 
 /// The requests of this architecture.
