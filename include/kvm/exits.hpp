@@ -55,7 +55,8 @@ struct Failed {
   static constexpr unsigned arches = everywhere;
   /// The errno value. ENOMEM, EFAULT (unmapped host memory), EINVAL (invalid
   /// state in the run page), ENOSPC (no memory slot), EIO (after a fork, or a dead VM), ENOEXEC
-  /// (arm64: not initialised), EPERM (arm64: not finalised), EPROTO (run page out of bounds).
+  /// (arm64: not initialised), EPERM (arm64: not finalised), EBUSY (run by another thread),
+  /// EBADF (moved from), EPROTO (run page out of bounds).
   int error_number;
   /// Why, in a sentence, or an empty string.
   const char* cause;
