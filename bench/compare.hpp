@@ -50,40 +50,72 @@ double time_batch(F& call, unsigned batch) {
   return time.count() / batch;
 }
 
-/// Registers a comparison: library()'s time as a share of floor()'s.
+/// How often things are timed.
+struct Effort {
+  unsigned rounds = 400;
+  unsigned batch = 250;  ///< calls between two looks at the clock
+};
+
+/// What a comparison's value is: the share of the floor's time that the library
+/// takes, or of its speed that it reaches.
+enum class Share { of_time, of_speed };
+
+/// Registers a comparison of library() with floor().
 /// @param make returns the pair {floor, library} of functions to time; called
 ///             when the comparison runs
 template <class Make>
-void compare(const std::string& name, Target target, Make make) {
-  constexpr unsigned rounds = 400;
-  constexpr unsigned batch = 250;
+void compare(const std::string& name, Target target, Make make, Effort effort = {},
+             Share share = Share::of_time) {
+  benchmark::RegisterBenchmark(
+      name.c_str(),
+      [=](benchmark::State& state) {
+        for ([[maybe_unused]] auto _ : state) {
+          auto [floor, library] = make();
+          std::vector<double> floors;
+          std::vector<double> libraries;
+          std::vector<double> shares;
+          time_batch(floor, effort.batch);
+          time_batch(library, effort.batch);
+          for (unsigned round = 0; round < effort.rounds; ++round) {
+            const bool floor_first = round % 2 == 0;
+            double both[2];
+            for (const bool first : {true, false}) {
+              const bool is_floor = first == floor_first;
+              both[is_floor ? 0 : 1] =
+                  is_floor ? time_batch(floor, effort.batch) : time_batch(library, effort.batch);
+            }
+            floors.push_back(both[0]);
+            libraries.push_back(both[1]);
+            shares.push_back(share == Share::of_time ? both[1] / both[0] : both[0] / both[1]);
+          }
+          const double value = median(shares);
+          state.counters["floor_ns"] = median(std::move(floors));
+          state.counters["library_ns"] = median(std::move(libraries));
+          state.counters["ratio"] = value;
+          ratios.push_back({name, value, target});
+        }
+      })
+      ->Iterations(1)
+      ->Unit(benchmark::kMillisecond);
+}
+
+/// Registers how many bytes a nanosecond (GB/s) library() gets through.
+/// @param make returns the function, which goes through `bytes`
+template <class Make>
+void measure_rate(const std::string& name, Target target, double bytes, Make make,
+                  Effort effort = {}) {
   benchmark::RegisterBenchmark(name.c_str(),
                                [=](benchmark::State& state) {
                                  for ([[maybe_unused]] auto _ : state) {
-                                   auto [floor, library] = make();
-                                   std::vector<double> floors;
-                                   std::vector<double> libraries;
-                                   std::vector<double> shares;
-                                   time_batch(floor, batch);
-                                   time_batch(library, batch);
-                                   for (unsigned round = 0; round < rounds; ++round) {
-                                     const bool floor_first = round % 2 == 0;
-                                     double both[2];
-                                     for (const bool first : {true, false}) {
-                                       const bool is_floor = first == floor_first;
-                                       both[is_floor ? 0 : 1] = is_floor
-                                                                    ? time_batch(floor, batch)
-                                                                    : time_batch(library, batch);
-                                     }
-                                     floors.push_back(both[0]);
-                                     libraries.push_back(both[1]);
-                                     shares.push_back(both[1] / both[0]);
+                                   auto library = make();
+                                   std::vector<double> times;
+                                   time_batch(library, effort.batch);
+                                   for (unsigned round = 0; round < effort.rounds; ++round) {
+                                     times.push_back(time_batch(library, effort.batch));
                                    }
-                                   const double value = median(shares);
-                                   state.counters["floor_ns"] = median(std::move(floors));
-                                   state.counters["library_ns"] = median(std::move(libraries));
-                                   state.counters["ratio"] = value;
-                                   ratios.push_back({name, value, target});
+                                   const double time = median(std::move(times));
+                                   state.counters["library_ns"] = time;
+                                   ratios.push_back({name, bytes / time, target});
                                  }
                                })
       ->Iterations(1)

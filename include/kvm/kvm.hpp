@@ -15,6 +15,9 @@
 #include <kvm/exits.hpp>
 #include <kvm/fd.hpp>
 #include <kvm/kicker.hpp>
+#include <kvm/memory/dirty_bitmap.hpp>
+#include <kvm/memory/gfn_to_hva_cache.hpp>
+#include <kvm/memory/guest_memory.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/memory/memory_slot.hpp>
 #include <kvm/module_parameters.hpp>

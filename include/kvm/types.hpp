@@ -56,6 +56,22 @@ struct SlotId {
   constexpr auto operator<=>(const SlotId&) const = default;
 };
 
+/// Pages of one slot: numbers from its start, in the host's page size.
+struct PageRange {
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+
+  constexpr auto operator<=>(const PageRange&) const = default;
+};
+
+/// Guest frames: guest physical addresses divided by the host's page size.
+struct GfnRange {
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+
+  constexpr auto operator<=>(const GfnRange&) const = default;
+};
+
 inline namespace literals {
 /// Sizes in bytes: `64_MiB`. A plain `2 << 30` is negative.
 constexpr std::size_t operator""_KiB(unsigned long long n) { return std::size_t{n} << 10; }

@@ -6,6 +6,8 @@
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/device.hpp>
+#include <kvm/memory/guest_memfd.hpp>
+#include <kvm/memory/guest_memory.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/memory/memory_slot.hpp>
 #include <kvm/types.hpp>
@@ -79,16 +81,39 @@ class [[nodiscard]] Vm : public detail::ArchVm {
                                 "the mapping is empty");
     }
     const std::uint32_t flags = (options.log_dirty ? uapi::mem::log_dirty_pages : 0u) |
-                                (options.read_only ? uapi::mem::readonly : 0u);
-    auto slot = state_->add_slot(options.address_space, gpa, memory, flags);
+                                (options.read_only ? uapi::mem::readonly : 0u) |
+                                (options.guest_memfd != nullptr ? uapi::mem::guest_memfd : 0u);
+    auto slot =
+        state_->add({.address_space = options.address_space,
+                     .gpa = gpa,
+                     .flags = flags,
+                     .guest_memfd = options.guest_memfd != nullptr ? options.guest_memfd->fd() : -1,
+                     .guest_memfd_offset = options.guest_memfd_offset},
+                    memory);
     if (!slot) {
       return slot.error();
     }
-    return MemorySlot(state_, *slot, gpa, std::move(memory));
+    return MemorySlot(state_, std::move(slot).value());
   }
   [[nodiscard("dropping the slot takes the memory from the guest")]] MemorySlot add_memory(
       Gpa gpa, Mapping&& memory, const MemoryOptions& options = {}) {
     return try_add_memory(gpa, std::move(memory), options).value();
+  }
+
+  /// Makes guest memory that lives in a file of KVM's own
+  /// (KVM_CREATE_GUEST_MEMFD), for MemoryOptions::guest_memfd. Needs
+  /// cap::GuestMemfd.
+  /// @param size  in bytes, a positive multiple of the page size
+  /// @param flags of those that check<cap::GuestMemfdFlags>() gives
+  Result<GuestMemfd> try_create_guest_memfd(std::uint64_t size,
+                                            Flags<cap::GuestMemfdFlag> flags = {}) {
+    if (!state_) {
+      return failure(uapi::request::create_guest_memfd.name, EBADF);
+    }
+    return GuestMemfd::try_create(state_, size, flags);
+  }
+  GuestMemfd create_guest_memfd(std::uint64_t size, Flags<cap::GuestMemfdFlag> flags = {}) {
+    return try_create_guest_memfd(size, flags).value();
   }
 
   /// Makes a vCPU (KVM_CREATE_VCPU). On x86 with an in-kernel irqchip the first
@@ -193,6 +218,22 @@ class [[nodiscard]] Vm : public detail::ArchVm {
   template <class C>
   void enable(const C& capability) {
     try_enable(capability).value();
+  }
+
+  /// All memory slots of one address space as their readers see them.
+  /// @param address_space 1 is what x86 sees in system management mode
+  Result<GuestMemory> try_memory(std::uint16_t address_space = 0) const {
+    if (!state_) {
+      return failure("Vm::memory", EBADF);
+    }
+    auto space = state_->try_address_space(address_space);
+    if (!space) {
+      return space.error();
+    }
+    return GuestMemory(state_, *space, address_space);
+  }
+  GuestMemory memory(std::uint16_t address_space = 0) const {
+    return try_memory(address_space).value();
   }
 
   /// How many mappings are kept because KVM refused to delete their slots.

@@ -52,6 +52,36 @@ TEST(Canary, EveryCallIsIntercepted) {
   expect_counted(Function::stat, [&] { EXPECT_EQ(sys::stat("/dev/null", &status), 0); });
   EXPECT_TRUE(S_ISCHR(status.st_mode));
 
+  int memory = -1;
+  expect_counted(Function::syscall, [&] { memory = sys::memfd_create("canary", 3); });
+  ASSERT_GE(memory, 0);
+  expect_counted(Function::ftruncate, [&] { EXPECT_EQ(sys::ftruncate(memory, 1 << 16), 0); });
+  expect_counted(Function::fallocate, [&] { EXPECT_EQ(sys::fallocate(memory, 0, 0, 1), 0); });
+  status = {};
+  expect_counted(Function::fstat, [&] { EXPECT_EQ(sys::fstat(memory, &status), 0); });
+  EXPECT_EQ(status.st_size, 1 << 16);
+  struct ::statfs file_system {};
+  expect_counted(Function::fstatfs, [&] { EXPECT_EQ(sys::fstatfs(memory, &file_system), 0); });
+  EXPECT_NE(file_system.f_type, 0);
+  char bytes[2] = {1, 2};
+  const struct ::iovec parts[2] = {{.iov_base = &bytes[0], .iov_len = 1},
+                                   {.iov_base = &bytes[1], .iov_len = 1}};
+  expect_counted(Function::writev, [&] { EXPECT_EQ(sys::writev(memory, parts, 2), 2); });
+  expect_counted(Function::pwritev, [&] { EXPECT_EQ(sys::pwritev(memory, parts, 2, 2), 2); });
+  expect_counted(Function::readv, [&] { EXPECT_EQ(sys::readv(memory, parts, 2), 2); });
+  EXPECT_EQ(bytes[0], 1);
+  expect_counted(Function::preadv, [&] { EXPECT_EQ(sys::preadv(memory, parts, 2, 1), 2); });
+  EXPECT_EQ(bytes[0], 2);
+  EXPECT_EQ(bytes[1], 1);
+  int copy = -1;
+  expect_counted(Function::fcntl, [&] { copy = sys::duplicate(memory); });
+  EXPECT_EQ(::fcntl(copy, F_GETFD), FD_CLOEXEC);
+  constexpr int seal_shrink = 2;
+  expect_counted(Function::fcntl, [&] { EXPECT_EQ(sys::add_seals(memory, seal_shrink), 0); });
+  expect_counted(Function::fcntl, [&] { EXPECT_EQ(sys::get_seals(copy), seal_shrink); });
+  ::close(copy);
+  ::close(memory);
+
   std::size_t page = 0;
   expect_counted(Function::sysconf, [&] { page = sys::page_size(); });
   void* address = nullptr;
@@ -62,6 +92,16 @@ TEST(Canary, EveryCallIsIntercepted) {
   EXPECT_TRUE(fault::is_mapped(address));
   expect_counted(Function::madvise,
                  [&] { EXPECT_EQ(sys::madvise(address, page, MADV_DONTFORK), 0); });
+  expect_counted(Function::mmap, [&] {
+    EXPECT_EQ(
+        sys::mmap_at(address, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+        address);
+  });
+  expect_counted(Function::mprotect,
+                 [&] { EXPECT_EQ(sys::mprotect(address, page, PROT_READ), 0); });
+  const unsigned long nodes[1] = {0};
+  constexpr int mpol_default = 0;
+  expect_counted(Function::syscall, [&] { sys::mbind(address, page, mpol_default, nodes, 64); });
   expect_counted(Function::munmap, [&] { EXPECT_EQ(sys::munmap(address, page), 0); });
   EXPECT_FALSE(fault::is_mapped(address));
 

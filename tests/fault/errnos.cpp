@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -14,6 +15,8 @@ namespace fault {
 namespace {
 
 using Errnos = std::vector<int>;
+
+constexpr unsigned long madv_populate_write = 23;  // Linux 5.14: headers may lack it.
 
 // A signal, a dead VM, a process that forked, a seccomp filter, a descriptor that somebody closed:
 // any ioctl can give these.
@@ -37,6 +40,7 @@ const std::vector<Ioctl>& ioctls() {
     row(request::get_vcpu_mmap_size),
     row(request::create_vcpu, {EEXIST, EBUSY, EMFILE, ENFILE, EAGAIN}),
     row(request::set_user_memory_region, {EEXIST, EAGAIN}),
+    row(request::create_guest_memfd, {EMFILE, ENFILE, ENOSPC}),
     row(request::create_device, {ENODEV, EEXIST, EBUSY, EMFILE, ENFILE, EOPNOTSUPP}),
     row(request::has_device_attr, {ENXIO}),
     row(request::get_device_attr, {ENXIO, EBUSY, ENODEV}),
@@ -133,8 +137,18 @@ std::string operation_of(const Call& call) {
       return ioctl != nullptr ? ioctl->name : "ioctl " + std::to_string(call.detail);
     }
     case Function::madvise:
-      return call.detail == MADV_DONTFORK ? "MADV_DONTFORK"
-                                          : "madvise " + std::to_string(call.detail);
+      switch (call.detail) {
+        case MADV_DONTFORK:
+          return "MADV_DONTFORK";
+        case MADV_DONTNEED:
+          return "MADV_DONTNEED";
+        case MADV_HUGEPAGE:
+          return "MADV_HUGEPAGE";
+        case madv_populate_write:
+          return "MADV_POPULATE_WRITE";
+        default:
+          return "madvise " + std::to_string(call.detail);
+      }
     case Function::syscall:
       switch (call.detail) {
         case SYS_gettid:
@@ -147,6 +161,10 @@ std::string operation_of(const Call& call) {
           return "sigtimedwait";
         case SYS_nanosleep:
           return "nanosleep";
+        case SYS_memfd_create:
+          return "memfd_create";
+        case SYS_mbind:
+          return "mbind";
         default:
           return "syscall " + std::to_string(call.detail);
       }
@@ -166,13 +184,41 @@ std::vector<int> errnos_of(const Call& call) {
       return {EINTR, EIO, EISDIR, EAGAIN, ENOMEM};
     case Function::stat:
       return {EACCES, ENOENT, ENOMEM, ELOOP, EOVERFLOW};
+    case Function::readv:
+    case Function::preadv:
+      return {EINTR, EIO, EISDIR, EAGAIN, ENOMEM, EFAULT, EINVAL, ESPIPE};
+    case Function::writev:
+    case Function::pwritev:
+      return {EINTR, EIO, ENOSPC, EAGAIN, ENOMEM, EFAULT, EINVAL, ESPIPE, EPIPE, EFBIG, EDQUOT};
+    case Function::fstat:
+      return {EBADF, ENOMEM, EOVERFLOW, EIO};
+    case Function::fstatfs:
+      return {EBADF, EINTR, EIO, ENOMEM, ENOSYS, EOVERFLOW};
+    case Function::ftruncate:
+      return {EINTR, EINVAL, EFBIG, EIO, EPERM, ENOMEM};
+    case Function::fallocate:
+      return {EBADF, EFBIG, EINTR, EINVAL, EIO, ENODEV, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM};
+    case Function::mprotect:
+      return {EACCES, EINVAL, ENOMEM};
     case Function::fcntl:
-      return {EBADF, EPERM};
+      switch (call.detail) {
+        case F_DUPFD_CLOEXEC:
+          return {EBADF, EMFILE, EINVAL};
+        case F_ADD_SEALS:
+          return {EBADF, EBUSY, EINVAL, EPERM};
+        case F_GET_SEALS:
+          return {EBADF, EINVAL};
+        default:
+          return {EBADF, EPERM};
+      }
     case Function::mmap:
       return {ENOMEM, EAGAIN, EPERM, EACCES, ENODEV, EINVAL, ENFILE};
     case Function::munmap:
       return {ENOMEM, EINVAL};
     case Function::madvise:
+      if (call.detail == madv_populate_write) {
+        return {EINVAL, ENOMEM, EAGAIN, EPERM, EFAULT, EHWPOISON, EINTR};
+      }
       return {EINVAL, ENOMEM, EAGAIN, EPERM};
     case Function::sigaction:
       return {EINVAL};
@@ -192,6 +238,10 @@ std::vector<int> errnos_of(const Call& call) {
           return {EAGAIN, EINTR};
         case SYS_nanosleep:
           return {EINTR};
+        case SYS_memfd_create:
+          return {EINVAL, EMFILE, ENFILE, ENOMEM, EPERM, EACCES, ENOSYS};
+        case SYS_mbind:
+          return {EINVAL, ENOMEM, EFAULT, EIO, EPERM, ENOSYS};
         default:
           return {};
       }

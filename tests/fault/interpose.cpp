@@ -100,8 +100,10 @@ auto intercept(const Call& call, F&& real) -> decltype(real()) {
 
 const char* name(Function function) {
   constexpr const char* names[function_count] = {
-      "open",   "close",   "read",   "stat",    "ioctl",   "fcntl",     "mmap",
-      "munmap", "madvise", "getpid", "syscall", "sysconf", "sigaction", "pthread_sigmask"};
+      "open",      "close",           "read",      "stat",      "ioctl",   "fcntl",
+      "mmap",      "munmap",          "madvise",   "getpid",    "syscall", "sysconf",
+      "sigaction", "pthread_sigmask", "readv",     "writev",    "preadv",  "pwritev",
+      "fstat",     "fstatfs",         "ftruncate", "fallocate", "mprotect"};
   return names[static_cast<std::size_t>(function)];
 }
 
@@ -215,6 +217,26 @@ KVM_HPP_WRAP(ssize_t, __read_chk, int fd, void* buffer, std::size_t size, std::s
                    [&] { return real___read_chk(fd, buffer, size, room); });
 }
 
+#define KVM_HPP_VECTOR(function)                                                  \
+  KVM_HPP_REAL(ssize_t, function, int, const void*, int)                          \
+  KVM_HPP_WRAP(ssize_t, function, int fd, const void* parts, int count) {         \
+    return intercept(Call{Function::function, static_cast<unsigned long>(fd), 0}, \
+                     [&] { return real_##function(fd, parts, count); });          \
+  }
+KVM_HPP_VECTOR(readv)
+KVM_HPP_VECTOR(writev)
+
+#define KVM_HPP_VECTOR_AT(function, which)                                                \
+  KVM_HPP_REAL(ssize_t, function, int, const void*, int, off64_t)                         \
+  KVM_HPP_WRAP(ssize_t, function, int fd, const void* parts, int count, off64_t offset) { \
+    return intercept(Call{Function::which, static_cast<unsigned long>(fd), 0},            \
+                     [&] { return real_##function(fd, parts, count, offset); });          \
+  }
+KVM_HPP_VECTOR_AT(preadv, preadv)
+KVM_HPP_VECTOR_AT(preadv64, preadv)
+KVM_HPP_VECTOR_AT(pwritev, pwritev)
+KVM_HPP_VECTOR_AT(pwritev64, pwritev)
+
 #define KVM_HPP_STAT(function)                                                                \
   KVM_HPP_REAL(int, function, const char*, void*)                                             \
   KVM_HPP_WRAP(int, function, const char* path, void* out) {                                  \
@@ -231,6 +253,43 @@ KVM_HPP_STAT(stat64)
   }
 KVM_HPP_XSTAT(__xstat)
 KVM_HPP_XSTAT(__xstat64)
+
+#define KVM_HPP_FSTAT(function, which)                                                       \
+  KVM_HPP_REAL(int, function, int, void*)                                                    \
+  KVM_HPP_WRAP(int, function, int fd, void* out) {                                           \
+    return intercept(Call{Function::which, 0, 0}, [&] { return real_##function(fd, out); }); \
+  }
+KVM_HPP_FSTAT(fstat, fstat)
+KVM_HPP_FSTAT(fstat64, fstat)
+KVM_HPP_FSTAT(fstatfs, fstatfs)
+KVM_HPP_FSTAT(fstatfs64, fstatfs)
+
+#define KVM_HPP_FXSTAT(function)                                         \
+  KVM_HPP_REAL(int, function, int, int, void*)                           \
+  KVM_HPP_WRAP(int, function, int version, int fd, void* out) {          \
+    return intercept(Call{Function::fstat, 0, 0},                        \
+                     [&] { return real_##function(version, fd, out); }); \
+  }
+KVM_HPP_FXSTAT(__fxstat)
+KVM_HPP_FXSTAT(__fxstat64)
+
+#define KVM_HPP_FTRUNCATE(function)                                                  \
+  KVM_HPP_REAL(int, function, int, off64_t)                                          \
+  KVM_HPP_WRAP(int, function, int fd, off64_t size) {                                \
+    return intercept(Call{Function::ftruncate, static_cast<unsigned long>(size), 0}, \
+                     [&] { return real_##function(fd, size); });                     \
+  }
+KVM_HPP_FTRUNCATE(ftruncate)
+KVM_HPP_FTRUNCATE(ftruncate64)
+
+#define KVM_HPP_FALLOCATE(function)                                                  \
+  KVM_HPP_REAL(int, function, int, int, off64_t, off64_t)                            \
+  KVM_HPP_WRAP(int, function, int fd, int mode, off64_t offset, off64_t size) {      \
+    return intercept(Call{Function::fallocate, static_cast<unsigned long>(mode), 0}, \
+                     [&] { return real_##function(fd, mode, offset, size); });       \
+  }
+KVM_HPP_FALLOCATE(fallocate)
+KVM_HPP_FALLOCATE(fallocate64)
 
 KVM_HPP_REAL(int, ioctl, int, unsigned long, ...)
 KVM_HPP_WRAP(int, ioctl, int fd, unsigned long request, ...) {
@@ -282,6 +341,12 @@ KVM_HPP_REAL(int, madvise, void*, std::size_t, int)
 KVM_HPP_WRAP(int, madvise, void* address, std::size_t size, int advice) {
   return intercept(Call{Function::madvise, static_cast<unsigned long>(advice), 0},
                    [&] { return real_madvise(address, size, advice); });
+}
+
+KVM_HPP_REAL(int, mprotect, void*, std::size_t, int)
+KVM_HPP_WRAP(int, mprotect, void* address, std::size_t size, int protection) {
+  return intercept(Call{Function::mprotect, static_cast<unsigned long>(protection), 0},
+                   [&] { return real_mprotect(address, size, protection); });
 }
 
 KVM_HPP_REAL(pid_t, getpid)

@@ -29,15 +29,25 @@ enum class Function {
   sysconf,
   sigaction,
   pthread_sigmask,
+  readv,
+  writev,
+  preadv,
+  pwritev,
+  fstat,
+  fstatfs,
+  ftruncate,
+  fallocate,
+  mprotect,
 };
-inline constexpr std::size_t function_count = 14;
+inline constexpr std::size_t function_count = 23;
 
 const char* name(Function function);
 
 /// One call that was made.
 struct Call {
   Function function;
-  /// The ioctl's request, the system call's number, the madvise's advice.
+  /// The ioctl's request, the system call's number, the madvise's advice, the
+  /// fcntl's command, the mmap's and munmap's size.
   unsigned long detail = 0;
   /// The ioctl's argument, the system call's first one.
   unsigned long argument = 0;

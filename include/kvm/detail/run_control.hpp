@@ -2,8 +2,10 @@
 #ifndef KVM_HPP_DETAIL_RUN_CONTROL_HPP
 #define KVM_HPP_DETAIL_RUN_CONTROL_HPP
 
+#include <kvm/detail/barriers.hpp>
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
+#include <kvm/detail/thread_token.hpp>
 #include <kvm/error.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/uapi/run.hpp>
@@ -40,27 +42,6 @@
 
 KVM_HPP_BEGIN
 namespace detail {
-
-/// Tells living threads apart at the price of a load; 0 until first used.
-/// (A thread id would cost a system call, an address is reused.)
-#if defined(__GLIBC__)
-// In a shared object too: its loader keeps room for such variables.
-[[gnu::tls_model("initial-exec")]]
-#endif
-inline constinit thread_local std::uint64_t thread_token = 0;
-inline std::atomic<std::uint64_t> last_thread_token{0};
-
-/// Orders a store before a later load by the kernel. Not atomic_thread_fence,
-/// which thread sanitizer does not know.
-inline void full_fence() noexcept {
-#if KVM_HPP_ARCH_X86
-  asm volatile("mfence" ::: "memory");
-#elif KVM_HPP_ARCH_ARM64
-  asm volatile("dmb ish" ::: "memory");
-#else
-  asm volatile("fence rw, rw" ::: "memory");
-#endif
-}
 
 class RunControl {
  public:
@@ -146,8 +127,7 @@ class RunControl {
     if (!has_signals_) {
       ::sigemptyset(&signals_);
       has_signals_ = true;
-      constexpr int register_private_expedited = 1 << 4;
-      if (sys::membarrier(register_private_expedited) != 0) {
+      if (!register_membarrier()) {
         idle_ = one_kick;  // Never 0 again: leave() always settles, with a fence.
         state_.fetch_add(one_kick, std::memory_order_seq_cst);
       }
@@ -229,16 +209,10 @@ class RunControl {
 
   /// Orders the runner's stores and loads, wherever it is.
   void order_runner() noexcept {
-    constexpr int private_expedited = 1 << 3;
-    if (idle_ == 0 && sys::membarrier(private_expedited) == 0) {
-      return;
-    }
-    full_fence();
     if (idle_ == 0) {
-      // Registered, yet refused (a seccomp filter that came later, or no
-      // memory), and the runner does not fence. What it stored before this
-      // moment is visible a millisecond later.
-      sys::sleep_nanoseconds(1'000'000);
+      heavy_fence();
+    } else {  // The runner fences, too.
+      full_fence();
     }
   }
 

@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /// @file
@@ -37,11 +39,47 @@ inline ssize_t read(int fd, void* buffer, std::size_t size) noexcept {
   return ::read(fd, buffer, size);
 }
 
+// These four may transfer less than was asked for, as their namesakes do.
+inline ssize_t readv(int fd, const struct ::iovec* parts, int count) noexcept {
+  return ::readv(fd, parts, count);
+}
+inline ssize_t writev(int fd, const struct ::iovec* parts, int count) noexcept {
+  return ::writev(fd, parts, count);
+}
+inline ssize_t preadv(int fd, const struct ::iovec* parts, int count, off_t offset) noexcept {
+  return ::preadv(fd, parts, count, offset);
+}
+inline ssize_t pwritev(int fd, const struct ::iovec* parts, int count, off_t offset) noexcept {
+  return ::pwritev(fd, parts, count, offset);
+}
+
 inline int stat(const char* path, struct ::stat* out) noexcept { return ::stat(path, out); }
+
+inline int fstat(int fd, struct ::stat* out) noexcept { return ::fstat(fd, out); }
+
+inline int fstatfs(int fd, struct ::statfs* out) noexcept { return ::fstatfs(fd, out); }
+
+inline int ftruncate(int fd, off_t size) noexcept { return ::ftruncate(fd, size); }
+
+/// @param mode the kernel's FALLOC_FL_* bits
+inline int fallocate(int fd, int mode, off_t offset, off_t size) noexcept {
+  return ::fallocate(fd, mode, offset, size);
+}
+
+/// A memory file. Not the C library's function, which old ones lack.
+/// @param flags the kernel's MFD_* bits
+inline int memfd_create(const char* name, unsigned flags) noexcept {
+  return static_cast<int>(::syscall(SYS_memfd_create, name, flags));
+}
 
 /// MAP_FAILED on failure.
 inline void* mmap(std::size_t size, int protection, int flags, int fd, off_t offset) noexcept {
   return ::mmap(nullptr, size, protection, flags, fd, offset);
+}
+/// At `address` in place of whatever is mapped there (MAP_FIXED).
+inline void* mmap_at(void* address, std::size_t size, int protection, int flags, int fd,
+                     off_t offset) noexcept {
+  return ::mmap(address, size, protection, flags | MAP_FIXED, fd, offset);
 }
 
 inline int munmap(void* address, std::size_t size) noexcept { return ::munmap(address, size); }
@@ -49,6 +87,29 @@ inline int munmap(void* address, std::size_t size) noexcept { return ::munmap(ad
 inline int madvise(void* address, std::size_t size, int advice) noexcept {
   return ::madvise(address, size, advice);
 }
+
+inline int mprotect(void* address, std::size_t size, int protection) noexcept {
+  return ::mprotect(address, size, protection);
+}
+
+/// Where the pages of a mapping are to come from.
+/// @param mode  the kernel's MPOL_* number
+/// @param nodes one bit per NUMA node
+/// @param bits  how many of them count
+inline int mbind(void* address, std::size_t size, int mode, const unsigned long* nodes,
+                 std::size_t bits) noexcept {
+  // The kernel takes one bit less than it is told.
+  return static_cast<int>(
+      ::syscall(SYS_mbind, address, size, static_cast<unsigned long>(mode), nodes, bits + 1, 0ul));
+}
+
+/// A second descriptor of the same file, close-on-exec.
+inline int duplicate(int fd) noexcept { return ::fcntl(fd, F_DUPFD_CLOEXEC, 0); }
+
+/// @param seals the kernel's F_SEAL_* bits
+inline int add_seals(int fd, int seals) noexcept { return ::fcntl(fd, F_ADD_SEALS, seals); }
+/// The file's F_SEAL_* bits, or -1, with EINVAL where it cannot be sealed.
+inline int get_seals(int fd) noexcept { return ::fcntl(fd, F_GET_SEALS); }
 
 inline int set_cloexec(int fd) noexcept { return ::fcntl(fd, F_SETFD, FD_CLOEXEC); }
 

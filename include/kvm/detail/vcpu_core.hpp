@@ -285,11 +285,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
         return problem;
       }
     }
-    if (thread_token == 0) {
-      thread_token = last_thread_token.fetch_add(1, std::memory_order_relaxed) + 1;
-    }
+    checked_thread_ = this_thread();
     control_->bind_thread();
-    checked_thread_ = thread_token;
     return Exit::Problem::none;
   }
   void unbind() noexcept { bound_thread_ = checked_thread_ = unbound; }

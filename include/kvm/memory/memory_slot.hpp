@@ -4,6 +4,7 @@
 
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/vm_state.hpp>
+#include <kvm/memory/guest_memfd.hpp>
 #include <kvm/memory/mapping.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -19,21 +20,104 @@ KVM_HPP_BEGIN
 
 /// How a slot behaves.
 struct MemoryOptions {
-  /// Record which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES).
+  /// Record which pages the guest writes (KVM_MEM_LOG_DIRTY_PAGES), and which
+  /// ones the VMM writes through the library.
   bool log_dirty = false;
   /// Guest writes become MMIO exits (KVM_MEM_READONLY, R45).
   bool read_only = false;
   /// 1 is what x86 sees in system management mode, where the host has it.
   std::uint16_t address_space = 0;
+  /// Memory that this process need not be able to see, for the slot's private
+  /// pages (KVM_MEM_GUEST_MEMFD, R44). Excludes the first two; the slot can
+  /// only be deleted again. KVM keeps a reference of its own.
+  const GuestMemfd* guest_memfd = nullptr;
+  /// Where the slot begins in it, in bytes: a multiple of the page size.
+  std::uint64_t guest_memfd_offset = 0;
+};
+
+/// Memory of a slot that was deleted, which accesses that began before, or
+/// pins, may still use. Dropping it leaves the memory to the VM, which unmaps
+/// it when nobody uses it any more. One thread at a time.
+class [[nodiscard]] RemovedMemory {
+ public:
+  RemovedMemory(RemovedMemory&&) noexcept = default;
+  RemovedMemory& operator=(RemovedMemory&& other) noexcept {
+    if (this != &other) {
+      drop();
+      state_ = std::move(other.state_);
+      slot_ = std::move(other.slot_);
+      generation_ = other.generation_;
+    }
+    return *this;
+  }
+  ~RemovedMemory() { drop(); }
+
+  /// Whether an access or a pin still uses the memory. Never waits.
+  bool in_use() const noexcept { return slot_ && state_->in_use(*slot_, generation_); }
+
+  /// The memory, unless it is still in use: EBUSY. Never waits.
+  Result<Mapping> try_take() {
+    if (!slot_) {
+      return detail::make_error(EBADF, "RemovedMemory::take", {}, "the memory was taken already");
+    }
+    if (in_use()) {
+      return detail::make_error(EBUSY, "RemovedMemory::take", detail::text("slot=", slot_->id.id),
+                                slot_->pinned() ? "a pin is held" : "an access is in flight");
+    }
+    return hand_over();
+  }
+  Mapping take() { return try_take().value(); }
+
+  /// The memory, once nobody uses it. Accesses end by themselves; pins must be
+  /// dropped by other threads: EDEADLK if this one made one of them.
+  Result<Mapping> try_wait() {
+    while (in_use()) {
+      if (slot_->pinned_by(detail::this_thread())) {
+        return detail::make_error(EDEADLK, "RemovedMemory::wait",
+                                  detail::text("slot=", slot_->id.id),
+                                  "this thread made a pin of it that is still held");
+      }
+      detail::sys::sleep_nanoseconds(20'000);
+    }
+    return try_take();
+  }
+  Mapping wait() { return try_wait().value(); }
+
+ private:
+  friend class MemorySlot;
+
+  RemovedMemory(std::shared_ptr<detail::VmState> state, std::shared_ptr<detail::SlotState> slot,
+                std::uint64_t generation) noexcept
+      : state_(std::move(state)), slot_(std::move(slot)), generation_(generation) {}
+
+  Mapping hand_over() noexcept {
+    Mapping memory = std::move(slot_->mapping);
+    slot_.reset();
+    state_.reset();
+    return memory;
+  }
+  void drop() noexcept {
+    if (slot_) {
+      state_->retire(std::move(slot_), generation_);
+      state_->reclaim();
+    }
+    state_.reset();
+  }
+
+  std::shared_ptr<detail::VmState> state_;
+  std::shared_ptr<detail::SlotState> slot_;
+  std::uint64_t generation_ = 0;
 };
 
 /// A range of guest physical memory and the host memory behind it. Dropping it
-/// deletes the slot first and unmaps afterwards, so a running guest never
-/// reaches freed memory: it gets MMIO exits for the range instead, and
-/// exits::InternalError where it fetches code from there. Should KVM refuse the deletion, the
-/// memory stays with the VM (Vm::parked_mappings).
+/// deletes the slot and never waits: the memory is unmapped when the last access
+/// that began before has ended. A running guest never reaches freed memory: it
+/// gets MMIO exits for the range instead, and exits::InternalError where it
+/// fetches code from there. Should KVM refuse the deletion, the slot and its
+/// memory stay with the VM (Vm::parked_mappings).
 ///
-/// Made by Vm::add_memory. May outlive the Vm object.
+/// Made by Vm::add_memory. May outlive the Vm object. Any thread, but changes of
+/// one slot by one thread at a time.
 class [[nodiscard]] MemorySlot {
  public:
   MemorySlot(MemorySlot&&) noexcept = default;
@@ -41,31 +125,44 @@ class [[nodiscard]] MemorySlot {
     if (this != &other) {
       drop();
       state_ = std::move(other.state_);
-      mapping_ = std::move(other.mapping_);
-      id_ = other.id_;
-      gpa_ = other.gpa_;
+      slot_ = std::move(other.slot_);
     }
     return *this;
   }
   ~MemorySlot() { drop(); }
 
-  /// The slot's number, which KVM's dirty log and rings use.
-  SlotId id() const noexcept { return id_; }
+  /// The slot's number, which KVM's dirty log and rings use. Not given to
+  /// another slot while a dirty log or a harvest names this one, or before the
+  /// dirty rings were drained.
+  SlotId id() const noexcept { return slot_ ? slot_->id : SlotId(); }
   /// Where the guest sees it.
-  Gpa gpa() const noexcept { return gpa_; }
+  Gpa gpa() const noexcept { return slot_ ? slot_->gpa() : Gpa(); }
   /// Its size in bytes.
-  std::size_t size() const noexcept { return mapping_.size(); }
-  /// The host memory behind it.
-  const Mapping& mapping() const noexcept { return mapping_; }
+  std::size_t size() const noexcept { return slot_ ? slot_->size : 0; }
+  /// Its size in pages of the host.
+  std::size_t pages() const noexcept { return slot_ ? slot_->pages() : 0; }
+  /// Whether writes are logged now.
+  bool logs_dirty() const noexcept { return slot_ && slot_->logged(); }
+  /// Whether guest writes become MMIO exits.
+  bool read_only() const noexcept { return slot_ && slot_->read_only(); }
+  /// The host memory behind it. share() of it backs an alias of this slot.
+  const Mapping& mapping() const noexcept {
+    static const Mapping none;
+    return slot_ ? slot_->mapping : none;
+  }
 
-  /// Copies bytes to guest memory. False, and nothing is written, unless all
-  /// of [gpa, gpa + bytes.size()) lies in this slot, and always in a forked
-  /// child. Writes to a read-only slot too: that is how firmware gets there.
+  /// Copies bytes to guest memory and marks the pages as dirty. False, and
+  /// nothing is written, unless all of [gpa, gpa + bytes.size()) lies in this
+  /// slot, and always in a forked child. Writes to a read-only slot too: that is
+  /// how firmware gets there. GuestMemory::View is what devices use: this one
+  /// must not run while another thread changes this slot.
   [[nodiscard]] bool load(Gpa gpa, std::span<const std::byte> bytes) const noexcept {
     if (!contains(gpa, bytes.size())) {
       return false;
     }
-    detail::copy_to_guest(mapping_.data() + (gpa - gpa_), bytes.data(), bytes.size());
+    const std::uint64_t offset = gpa - slot_->gpa();
+    detail::copy_to_guest(slot_->data + offset, bytes.data(), bytes.size());
+    slot_->mark(offset, bytes.size(), state_->asymmetric());
     return true;
   }
 
@@ -85,55 +182,98 @@ class [[nodiscard]] MemorySlot {
     if (!contains(gpa, out.size())) {
       return false;
     }
-    detail::copy_from_guest(out.data(), mapping_.data() + (gpa - gpa_), out.size());
+    detail::copy_from_guest(out.data(), slot_->data + (gpa - slot_->gpa()), out.size());
     return true;
   }
 
-  /// Deletes the slot and hands its memory back. On failure the slot is as it
-  /// was. A vCPU may be running: from then on it gets MMIO exits for the range.
-  Result<Mapping> try_remove() {
-    constexpr auto request = uapi::request::set_user_memory_region;
-    if (!state_) {
-      return detail::make_error(EBADF, request.name, {},
-                                "this slot is empty: it was moved from or removed");
+  /// Moves the slot to another gpa; all of it is dirty afterwards. The kernel
+  /// takes it away first: a vCPU that runs meanwhile gets MMIO exits for the old
+  /// range, which is RAM to the guest. Stop the vCPUs before (Kicker), or serve
+  /// such an exit by reading or writing the same gpa through a View once this
+  /// has returned. Refused for a slot with guest_memfd.
+  Result<void> try_move_to(Gpa gpa) {
+    if (!slot_) {
+      return empty();
     }
-    if (!state_->delete_slot(id_, gpa_)) {
-      return state_->failure(
-          request.name, errno,
-          detail::text("slot=", id_.id, ", gpa=", detail::Hex{gpa_.value}, ", size=0"),
-          "the slot is still there");
-    }
-    state_.reset();
-    return std::move(mapping_);
+    return state_->move(*slot_, gpa);
   }
-  Mapping remove() { return try_remove().value(); }
+  void move_to(Gpa gpa) { try_move_to(gpa).value(); }
+
+  /// Turns logging of writes on or off, also while the guest runs. On: all of
+  /// the slot counts as dirty first. Off: what was logged is lost. Waits for
+  /// accesses in flight through views and caches, for as long as they copy.
+  Result<void> try_log_dirty(bool enable) {
+    if (!slot_) {
+      return empty();
+    }
+    return state_->set_logging(*slot_, enable);
+  }
+  void log_dirty(bool enable) { try_log_dirty(enable).value(); }
+
+  /// Deletes the slot, waits for accesses and pins of other threads to end, and
+  /// hands the memory back. On failure nothing has changed, in particular with
+  /// EDEADLK: if this thread holds a pin of the slot, or is in an observer. A
+  /// vCPU may be running: from then on it gets MMIO exits for the range.
+  Mapping remove() {
+    if (slot_ && slot_->pinned_by(detail::this_thread())) {
+      detail::raise(failure(EDEADLK, "this thread made a pin of the slot that is still held"));
+    }
+    return try_remove().value().wait();
+  }
+  /// Deletes the slot without waiting, and hands back its memory with whoever
+  /// still uses that. On failure nothing has changed.
+  Result<RemovedMemory> try_remove() {
+    if (!slot_) {
+      return empty();
+    }
+    const std::uint64_t generation = state_->remove(*slot_);
+    if (generation == 0) {
+      return failure(errno, errno == EDEADLK
+                                ? "slots cannot be changed from within an observer of them"
+                                : "the slot is still there");
+    }
+    state_->fence_readers(*slot_);
+    return RemovedMemory(std::move(state_), std::move(slot_), generation);
+  }
 
  private:
   friend class Vm;
+  friend class DirtyBitmap;
+  friend class DirtyLog;
+  friend class DirtyTracker;
 
-  MemorySlot(std::shared_ptr<detail::VmState> state, SlotId id, Gpa gpa, Mapping mapping) noexcept
-      : state_(std::move(state)), mapping_(std::move(mapping)), id_(id), gpa_(gpa) {}
+  MemorySlot(std::shared_ptr<detail::VmState> state,
+             std::shared_ptr<detail::SlotState> slot) noexcept
+      : state_(std::move(state)), slot_(std::move(slot)) {}
+
+  static constexpr auto request = uapi::request::set_user_memory_region;
+
+  static Error empty() {
+    return detail::make_error(EBADF, request.name, {},
+                              "this slot is empty: it was moved from or removed");
+  }
+  Error failure(int error_number, std::string_view cause) const {
+    return state_->failure(
+        request.name, error_number,
+        detail::text("slot=", slot_->id.id, ", address_space=", slot_->id.address_space,
+                     ", gpa=", detail::Hex{slot_->gpa().value}, ", size=0"),
+        cause);
+  }
 
   bool contains(Gpa gpa, std::size_t size) const noexcept {
-    return gpa >= gpa_ && detail::in_bounds(gpa - gpa_, size, mapping_.size()) &&
-           mapping_.accessible();
+    return slot_ && gpa >= slot_->gpa() &&
+           detail::in_bounds(gpa - slot_->gpa(), size, slot_->size) && slot_->mapping.accessible();
   }
 
   void drop() noexcept {
-    if (!state_) {
-      return;
-    }
-    // A forked child has no say in its parent's VM; its Mapping knows that too.
-    if (!state_->foreign() && !state_->delete_slot(id_, gpa_)) {
-      state_->park(std::move(mapping_));
+    if (slot_) {
+      state_->abandon(std::move(slot_));
     }
     state_.reset();
   }
 
   std::shared_ptr<detail::VmState> state_;
-  Mapping mapping_;
-  SlotId id_;
-  Gpa gpa_;
+  std::shared_ptr<detail::SlotState> slot_;
 };
 
 KVM_HPP_END

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_DETAIL_ADDRESS_SPACE_HPP
+#define KVM_HPP_DETAIL_ADDRESS_SPACE_HPP
+
+#include <kvm/detail/barriers.hpp>
+#include <kvm/detail/process.hpp>
+#include <kvm/detail/slot_table.hpp>
+#include <kvm/detail/syscalls.hpp>
+#include <kvm/error.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+/// @file
+/// How readers and the updater of a table of slots meet, without a fence in the
+/// reader:
+///
+///     reader                             updater (one at a time)
+///     line = the generation it knows     generation = flagged
+///     (compiler barrier)                 KVM's ioctl
+///     generation still that one?         table = the new one
+///       no: line = the new one,          generation = the next
+///       (barrier), load the table        membarrier
+///     access                             wait for each line that is neither 0
+///     line = 0                             nor at least the new generation
+///                                        unmap, free
+///
+/// Whichever point of the reader the membarrier hits, one of these holds:
+///   - its line was set before: the updater sees it and waits;
+///   - it looks at the generation, or loads the table, after: it sees the new.
+/// A reader never uses what it remembers unless the generation is the one that
+/// it announced, and generations only move forward, after failures as well. A
+/// flagged one (bit 63: an update is in progress) is never remembered.
+///
+/// Where the kernel refuses membarrier, a reader remembers nothing and puts a
+/// fence of its own between the two.
+
+KVM_HPP_BEGIN
+namespace detail {
+
+/// One who reads the table: announces the generation that its access in flight
+/// relies on; 0 while there is none.
+struct Reader {
+  std::atomic<std::uint64_t> announced{0};
+  std::size_t index = 0;  // the address space's
+};
+
+/// What readers look at. On a page that the kernel wipes in a forked child,
+/// where the guest's memory is gone: generation 0 is no reader's.
+struct Published {
+  std::atomic<std::uint64_t> generation{0};
+  std::atomic<const SlotTable*> table{nullptr};
+};
+
+/// The slots that a vCPU sees, in one of its modes: on x86 there may be a second
+/// set for system management mode.
+class AddressSpace {
+ public:
+  /// Set while an update is in progress.
+  static constexpr std::uint64_t update_in_progress = std::uint64_t{1} << 63;
+  /// What a reader has that knows no generation.
+  static constexpr std::uint64_t no_generation = ~std::uint64_t{0};
+
+  /// @param count how many address spaces the VM has
+  static Result<std::unique_ptr<AddressSpace>> try_make(std::uint16_t number, std::uint16_t count,
+                                                        bool asymmetric) {
+    const std::size_t page = sys::page_size();
+    void* address = sys::mmap(page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address == MAP_FAILED) {
+      return make_error(errno, "mmap", text("size=", page), "for the table of memory slots");
+    }
+    if (sys::madvise(address, page, MADV_WIPEONFORK) != 0) {
+      const int error_number = errno;
+      sys::munmap(address, page);
+      return make_error(error_number, "madvise", "MADV_WIPEONFORK",
+                        "for the table of memory slots");
+    }
+    auto table = SlotTable::try_make(0);
+    auto spare = SlotTable::try_make(0);
+    if (!table || !spare) {
+      sys::munmap(address, page);
+      return make_error(ENOMEM, "malloc", {}, "for the table of memory slots");
+    }
+    return std::unique_ptr<AddressSpace>(new AddressSpace(
+        new (address) Published, number, count, asymmetric, std::move(table), std::move(spare)));
+  }
+  AddressSpace(const AddressSpace&) = delete;
+  AddressSpace& operator=(const AddressSpace&) = delete;
+  ~AddressSpace() {
+    if (owner_ == this_process()) {
+      sys::munmap(published_, sys::page_size());
+    }
+  }
+
+  /// Whether membarrier pairs with the readers; if not, they fence.
+  bool asymmetric() const noexcept { return asymmetric_; }
+
+  // The reader's side.
+
+  const Published& published() const noexcept { return *published_; }
+  /// The generation now, perhaps flagged; 0 in a forked child.
+  std::uint64_t generation() const noexcept {
+    return published_->generation.load(std::memory_order_acquire);
+  }
+
+  /// What an announced reader works with.
+  struct Snapshot {
+    const SlotTable* table;    ///< null in a forked child
+    std::uint64_t generation;  ///< may be remembered with the table, or no_generation
+  };
+  /// Announces the reader, until leave(), and gives it the current table.
+  Snapshot enter(Reader& reader) const noexcept {
+    const std::uint64_t generation = published_->generation.load(std::memory_order_acquire);
+    // Release: what an earlier access did is over for who sees this one's line.
+    reader.announced.store(generation & ~update_in_progress, std::memory_order_release);
+    if (asymmetric_) {
+      light_fence();
+    } else {
+      full_fence();
+    }
+    const SlotTable* table = published_->table.load(std::memory_order_acquire);
+    const bool lasting = asymmetric_ && (generation & update_in_progress) == 0;
+    return {table, lasting ? generation : no_generation};
+  }
+  static void leave(Reader& reader) noexcept {
+    reader.announced.store(0, std::memory_order_release);
+  }
+
+  void add_reader(Reader& reader) {
+    if (owner_ != this_process()) {
+      return;  // Another thread may have held the lock at the fork.
+    }
+    const std::lock_guard lock(readers_mutex_);
+    reader.index = readers_.size();
+    readers_.push_back(&reader);
+  }
+  void remove_reader(Reader& reader) noexcept {
+    if (owner_ != this_process()) {
+      return;
+    }
+    const std::lock_guard lock(readers_mutex_);
+    readers_.back()->index = reader.index;
+    readers_[reader.index] = readers_.back();
+    readers_.pop_back();
+  }
+
+  // The updater's side: one thread at a time, the registry sees to that.
+
+  const SlotTable& table() const noexcept { return *table_; }
+
+  /// Makes sure that the next publish(), and one more without adding a slot,
+  /// find a table to fill.
+  bool reserve(std::size_t slots) noexcept {
+    std::erase_if(spares_, [slots](const auto& table) { return table->capacity() < slots; });
+    // Room to grow, so that adding a slot does not allocate each time.
+    const std::size_t capacity = slots + slots / 4 + 8;
+    while (spares_.size() < 2) {
+      auto table = SlotTable::try_make(capacity);
+      if (!table || !try_reserve(spares_, spares_.size() + 1)) {
+        return false;
+      }
+      spares_.push_back(std::move(table));
+    }
+    // What publish() and reclaim() append.
+    return try_reserve(retired_, retired_.size() + 2) && try_reserve(spares_, most_spares + 1);
+  }
+
+  /// Raises the flag: from now on nothing is remembered.
+  void begin_update() noexcept {
+    published_->generation.store(generation() | update_in_progress, std::memory_order_seq_cst);
+  }
+  /// Replaces the table by one without a slot and with another; either may be
+  /// null. Between begin_update() and end_update().
+  void publish(const SlotState* without, SlotState* with) noexcept {
+    // reserve() prevents it, unless readers hold all up. Then a retired table
+    // is large enough: it had the slot that is going now.
+    while (spares_.empty()) {
+      fence_readers();
+      await(generation() & ~update_in_progress);
+      reclaim();
+    }
+    std::unique_ptr<SlotTable> next = std::move(spares_.back());
+    spares_.pop_back();
+    next->assign(*table_, without, with);
+    published_->table.store(next.get(), std::memory_order_release);
+    // Readers who announce what end_update() makes of the generation can't have
+    // loaded it.
+    retired_.push_back({std::move(table_), (generation() & ~update_in_progress) + step_});
+    table_ = std::move(next);
+  }
+  /// Lowers the flag and moves the generation forward.
+  /// @param swaps how often the kernel swaps its tables for this update
+  /// @return the new generation
+  std::uint64_t end_update(unsigned swaps) noexcept {
+    const std::uint64_t next = (generation() & ~update_in_progress) + swaps * step_;
+    published_->generation.store(next, std::memory_order_seq_cst);
+    return next;
+  }
+
+  /// Has every reader look again, or be seen.
+  void fence_readers() const noexcept {
+    if (asymmetric_) {
+      heavy_fence();
+    } else {
+      full_fence();
+    }
+  }
+  /// Whether no access relies on a generation before this one. Exact for
+  /// accesses that began before the last fence_readers().
+  bool passed(std::uint64_t generation) const noexcept { return oldest() >= generation; }
+  /// Waits until the accesses that began before `generation` are over: for as
+  /// long as it takes to copy.
+  void await(std::uint64_t generation) const noexcept {
+    for (unsigned turn = 0; !passed(generation); ++turn) {
+      if (turn > 100) {
+        sys::sleep_nanoseconds(2000);
+      }
+    }
+  }
+  /// How many tables wait for their last readers.
+  std::size_t retired_tables() const noexcept { return retired_.size(); }
+  /// After fence_readers(): takes back the tables that nobody reads any more.
+  void reclaim() noexcept {
+    const std::uint64_t oldest_reader = oldest();
+    auto keep = retired_.begin();
+    for (auto& retired : retired_) {
+      if (retired.until <= oldest_reader) {
+        if (spares_.size() < most_spares && retired.table->capacity() >= table_->count()) {
+          spares_.push_back(std::move(retired.table));  // reserve() made the room.
+        }
+      } else {
+        *keep++ = std::move(retired);
+      }
+    }
+    retired_.erase(keep, retired_.end());
+  }
+
+ private:
+  struct Retired {
+    std::unique_ptr<SlotTable> table;
+    std::uint64_t until;  // Nobody who announces this generation or a later one reads it.
+  };
+
+  AddressSpace(Published* published, std::uint16_t number, std::uint16_t count, bool asymmetric,
+               std::unique_ptr<SlotTable> table, std::unique_ptr<SlotTable> spare)
+      : published_(published), step_(count), asymmetric_(asymmetric), table_(std::move(table)) {
+    spares_.push_back(std::move(spare));
+    published_->table.store(table_.get(), std::memory_order_relaxed);
+    // The kernel begins with the number itself (G1); 0 is nobody's here.
+    published_->generation.store(std::uint64_t{number} + step_, std::memory_order_release);
+  }
+
+  /// The oldest generation that an access in flight relies on.
+  std::uint64_t oldest() const noexcept {
+    std::uint64_t result = no_generation;
+    const std::lock_guard lock(readers_mutex_);
+    for (const Reader* reader : readers_) {
+      // Less one, so that 0, for none, becomes the largest.
+      result = std::min(result, reader->announced.load(std::memory_order_acquire) - 1);
+    }
+    return result == no_generation ? result : result + 1;
+  }
+
+  static constexpr std::size_t most_spares = 4;
+
+  template <class T>
+  static bool try_reserve(std::vector<T>& vector, std::size_t size) noexcept {
+    if (vector.capacity() >= size) {
+      return true;
+    }
+#if KVM_HPP_EXCEPTIONS
+    try {
+      vector.reserve(std::max(size, 2 * vector.capacity()));
+    } catch (...) {
+      return false;
+    }
+#else
+    vector.reserve(std::max(size, 2 * vector.capacity()));
+#endif
+    return true;
+  }
+  Published* published_;
+  std::uint64_t step_;
+  bool asymmetric_;
+  ProcessToken owner_ = this_process();
+  std::unique_ptr<SlotTable> table_;
+  std::vector<std::unique_ptr<SlotTable>> spares_;  // each with room for what is there
+  std::vector<Retired> retired_;
+  mutable std::mutex readers_mutex_;
+  std::vector<Reader*> readers_;
+};
+
+}  // namespace detail
+KVM_HPP_END
+
+#endif
