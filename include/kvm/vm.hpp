@@ -120,7 +120,7 @@ class [[nodiscard]] Vm : public detail::ArchVm {
   /// one is runnable and the others wait to be started.
   ///
   /// KVM never gives an id back: it stays taken when the handle is dropped, and
-  /// also when the vCPU was made but mapping its run page failed.
+  /// also when the vCPU was made but mapping its run page or its dirty ring failed.
   Result<Vcpu> try_create_vcpu(VcpuId id) {
     constexpr auto request = uapi::request::create_vcpu;
     const auto arguments = [&] { return detail::text("id=", id.value); };
@@ -139,6 +139,12 @@ class [[nodiscard]] Vm : public detail::ArchVm {
       return page.error();
     }
     auto control = std::make_shared<detail::RunControl>(std::move(*page));
+    if (state_->rings.bytes() != 0) {
+      auto ring = state_->rings.try_add(fd, id, control, *state_->ids());
+      if (!ring) {
+        return ring.error();
+      }
+    }
     return Vcpu(state_, std::move(owned), std::move(control), id);
   }
   Vcpu create_vcpu(VcpuId id) { return try_create_vcpu(id).value(); }

@@ -4,8 +4,10 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -157,6 +159,36 @@ TEST_F(MappingFaults, HugePagesWithFallback) {
         }
         EXPECT_EQ(fault::Resources::now(), before);
       }
+    }
+  }
+}
+
+// Without MADV_POPULATE_WRITE, each page is touched and none is changed.
+TEST_F(MappingFaults, PopulateOfOldKernels) {
+  const File file;
+  ASSERT_EQ(::pwrite(file.fd(), "abc", 3, off_t{64_KiB}), 3);
+  std::optional<Mapping> mappings[3];
+  fault::arm({{.matches =
+                   [](const Call& call, std::size_t) {
+                     return call.function == Function::madvise &&
+                            call.detail == madv_populate_write;
+                   },
+               .error_number = EINVAL,
+               .times = 3}});
+  mappings[0] = Mapping::file(file.fd(), 128_KiB, {}, {.populate = true});
+  mappings[1] = Mapping::file(file.fd(), 128_KiB, {.sharing = kvm::FileSharing::private_copy},
+                              {.populate = true});
+  mappings[2] = Mapping::anonymous(128_KiB, {.populate = true});
+  fault::disarm();
+  EXPECT_EQ(fault::injected(), 3u);
+  for (const auto& mapping : mappings) {
+    std::vector<unsigned char> pages(128_KiB / kvm::detail::sys::page_size());
+    ASSERT_EQ(::mincore(mapping->data(), 128_KiB, pages.data()), 0);
+    for (const unsigned char page : pages) {
+      EXPECT_EQ(page & 1, 1);
+    }
+    if (&mapping != &mappings[2]) {
+      EXPECT_EQ(std::memcmp(mapping->data() + 64_KiB, "abc", 3), 0);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -172,6 +173,77 @@ TEST_F(GuestMemfdTest, GuestUsesItsMapping) {
   ASSERT_TRUE(mapping) << mapping.error().what();
   std::memset(mapping->data(), 0x30, 1);
   auto slot = guest.vm.try_add_memory(Gpa{0x20000000}, mapping->share());
+  ASSERT_TRUE(slot) << slot.error().what();
+  kvm_test::Devices devices;
+  EXPECT_EQ(devices.run(guest.vcpu), "done");
+  EXPECT_EQ(mapping->data()[0x1000], std::byte{0x31});
+}
+
+// ---- as the memory of a slot
+
+struct GuestMemfdSlot : GuestMemfdTest {
+  static constexpr Gpa there{0x20000000};
+
+  void SetUp() override {
+    GuestMemfdTest::SetUp();
+    KVM_REQUIRE(vm, cap::UserMemory2);
+  }
+  /// Tries to make a slot of `pages` pages at `there`.
+  kvm::Result<kvm::MemorySlot> add(kvm::Vm& to, const kvm::MemoryOptions& options,
+                                   std::size_t pages = 2, Gpa gpa = there) {
+    return to.try_add_memory(gpa, Mapping::try_anonymous(pages * page).value(), options);
+  }
+};
+
+TEST_F(GuestMemfdSlot, IsDeletedAndBoundAgain) {
+  const GuestMemfd memory = make(4 * page);
+  for (int round = 0; round < 3; ++round) {
+    auto slot = add(vm, {.guest_memfd = &memory, .guest_memfd_offset = 2 * page});
+    ASSERT_TRUE(slot) << slot.error().what();
+    // The range is taken, the rest is not.
+    auto again = add(vm, {.guest_memfd = &memory, .guest_memfd_offset = page}, 2, there + 1_GiB);
+    EXPECT_FALSE(again);
+    auto rest = add(vm, {.guest_memfd = &memory}, 2, there + 2_GiB);
+    EXPECT_TRUE(rest) << rest.error().what();
+  }
+}
+
+TEST_F(GuestMemfdSlot, WhatKvmRefuses) {
+  const GuestMemfd memory = make(4 * page);
+  const GuestMemfd* const it = &memory;
+  EXPECT_FALSE(add(vm, {.log_dirty = true, .guest_memfd = it}));  // R44
+  EXPECT_FALSE(add(vm, {.read_only = true, .guest_memfd = it}));
+  EXPECT_FALSE(add(vm, {.guest_memfd = it, .guest_memfd_offset = 3 * page}));
+  EXPECT_FALSE(add(vm, {.guest_memfd = it, .guest_memfd_offset = page / 2}));
+  EXPECT_FALSE(add(vm, {.guest_memfd = it, .guest_memfd_offset = max64 - page + 1}));
+  kvm::Vm other = system.create_vm();
+  EXPECT_FALSE(add(other, {.guest_memfd = it}));
+  EXPECT_TRUE(add(vm, {.guest_memfd = it}));
+}
+
+TEST_F(GuestMemfdSlot, KeepsTheMemoryOfADroppedHandle) {
+  std::optional<GuestMemfd> memory = make(2 * page);
+  auto slot = add(vm, {.guest_memfd = &*memory});
+  ASSERT_TRUE(slot) << slot.error().what();
+  memory.reset();
+  auto removed = slot->try_remove();
+  EXPECT_TRUE(removed) << removed.error().what();
+}
+
+// The guest and a mapping of the guest_memfd see the same.
+TEST_F(GuestMemfdSlot, GuestReachesIt) {
+  KVM_REQUIRE(vm, cap::GuestMemfdFlags, mappable);
+  kvm_test::Guest guest = kvm_test::Guest::long_mode(
+      // mov al, [0x20000000]; inc al; mov [0x20001000], al; out 0xff, al
+      {0x8a, 0x04, 0x25, 0x00, 0x00, 0x00, 0x20, 0xfe, 0xc0, 0x88, 0x04, 0x25, 0x00, 0x10, 0x00,
+       0x20, 0xe6, 0xff});
+  auto memory = guest.vm.try_create_guest_memfd(16_KiB, mappable);
+  ASSERT_TRUE(memory) << memory.error().what();
+  auto mapping = memory->try_map(8_KiB, 8_KiB);
+  ASSERT_TRUE(mapping) << mapping.error().what();
+  std::memset(mapping->data(), 0x30, 1);
+  auto slot = guest.vm.try_add_memory(there, mapping->share(),
+                                      {.guest_memfd = &*memory, .guest_memfd_offset = 8_KiB});
   ASSERT_TRUE(slot) << slot.error().what();
   kvm_test::Devices devices;
   EXPECT_EQ(devices.run(guest.vcpu), "done");

@@ -169,7 +169,8 @@ class AddressSpace {
       spares_.push_back(std::move(table));
     }
     // What publish() and reclaim() append.
-    return try_reserve(retired_, retired_.size() + 2) && try_reserve(spares_, most_spares + 1);
+    return try_reserve(retired_, retired_.size() + spares_.size()) &&
+           try_reserve(spares_, most_spares + 1);
   }
 
   /// Raises the flag: from now on nothing is remembered.

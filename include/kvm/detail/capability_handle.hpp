@@ -125,9 +125,14 @@ template <class C>
 void note_enabled(VmState& state, const C& capability) {
   if constexpr (std::same_as<C, cap::ManualDirtyLogProtect2>) {
     state.initially_set = capability.enabled && capability.initially_set;
+    state.manual_protect = capability.enabled;
   } else if constexpr (std::same_as<C, cap::DirtyLogRing> ||
                        std::same_as<C, cap::DirtyLogRingAcqRel>) {
     state.dirty_ring = true;
+    state.rings.enable(capability.bytes);
+    state.ids()->hold_back();
+  } else if constexpr (C::info.number == uapi::cap::dirty_log_ring_with_bitmap) {
+    state.ring_with_bitmap = true;
   } else if constexpr (std::same_as<C, cap::MaxVcpuId>) {
     state.vcpu_id_limit = static_cast<int>(capability.limit);
   }

@@ -16,7 +16,7 @@
 ///     writer                          harvester
 ///     store to the page               take the words: exchange each for 0
 ///     mark it: nothing, if the bit    membarrier
-///       is set; else an atomic or     clear KVM's log
+///       is set; else an atomic or     clear KVM's log, having read it
 ///                                     read the pages
 ///
 /// Store first: the other way round, the harvester could take the mark and read
@@ -68,14 +68,12 @@ class DirtyWords {
   static void mark_range(std::uint64_t* words, std::uint64_t first, std::uint64_t count) noexcept {
     std::atomic_signal_fence(std::memory_order_seq_cst);
     const std::uint64_t shift = first % 64;
-    if (count - 1 < 64 - shift) {  // All in one word; not so if count is 0.
-      const std::uint64_t bits = ~std::uint64_t{0} >> (64 - count) << shift;
-      if ((~load(words + first / 64) & bits) != 0) [[unlikely]] {
-        add(words + first / 64, bits);
-      }
-    } else {
-      add_range<Skip::marked>(words, first, count);
+    // All in one word, and dirty already? (0 - 1 is not less.)
+    if (count - 1 < 64 - shift &&
+        (~load(words + first / 64) & all >> (64 - count) % 64 << shift) == 0) [[likely]] {
+      return;
     }
+    add_range<Skip::marked>(words, first, count);
   }
   void mark_range(std::uint64_t first, std::uint64_t count) const noexcept {
     mark_range(data(), first, count);

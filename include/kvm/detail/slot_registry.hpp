@@ -151,17 +151,22 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (foreign()) {
       return;
     }
-    const std::lock_guard lock(mutex_);
+    const ObserverLock lock(*this);
     retired_.push_back({std::move(slot), until});  // add() reserved the room.
   }
 
   /// Whether an access that began before the slot was removed is in flight, or
   /// a pin is held.
   bool in_use(const SlotState& slot, std::uint64_t until) const noexcept {
-    return slot.pinned() || !find_space(slot.id.address_space)->table.passed(until);
+    if (foreign()) {
+      return false;  // Nobody in a forked child can use memory that it does not have.
+    }
+    const ObserverLock lock(*this);
+    return in_use_locked(slot, until);
   }
   /// Orders in_use() after the removal.
   void fence_readers(const SlotState& slot) const noexcept {
+    const ObserverLock lock(*this);
     find_space(slot.id.address_space)->table.fence_readers();
   }
 
@@ -358,6 +363,9 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
         entry = nullptr;  // notify() may be going through them.
       }
     }
+    if (!lock.nested()) {
+      std::erase(observers_, nullptr);
+    }
   }
 
  private:
@@ -529,7 +537,10 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return;
     }
     const MemoryChange change = describe(kind, slot, before, after);
-    for (std::size_t i = 0; i < observers_.size(); ++i) {  // One may add another.
+    // One may add another, which is told of what is there at that moment.
+    const std::size_t known = observers_.size();
+    for (std::size_t i = 0; i < (kind == MemoryChange::Kind::added ? known : observers_.size());
+         ++i) {
       if (observers_[i] != nullptr) {
         observers_[i]->changed(change);
       }
@@ -537,11 +548,15 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     std::erase(observers_, nullptr);
   }
 
+  /// Accesses first: one in flight may end with a pin.
+  bool in_use_locked(const SlotState& slot, std::uint64_t until) const noexcept {
+    return !find_space(slot.id.address_space)->table.passed(until) || slot.pinned();
+  }
   void reclaim(Space& space) noexcept {
     space.table.reclaim();
     std::erase_if(retired_, [&](const Retired& retired) {
       if (find_space(retired.slot->id.address_space) != &space ||
-          in_use(*retired.slot, retired.until)) {
+          in_use_locked(*retired.slot, retired.until)) {
         return false;
       }
       retired.slot->mapping = Mapping();  // Whoever still names the slot needs no memory.

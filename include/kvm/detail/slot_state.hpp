@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_SLOT_STATE_HPP
 #define KVM_HPP_DETAIL_SLOT_STATE_HPP
 
+#include <kvm/detail/barriers.hpp>
 #include <kvm/detail/dirty_words.hpp>
 #include <kvm/detail/slot_ids.hpp>
 #include <kvm/detail/thread_token.hpp>
@@ -83,6 +84,7 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
     if (words == nullptr || bytes == 0) {
       return;
     }
+    light_fence();  // The write comes first.
     const std::uint64_t first = offset >> page_shift;
     const std::uint64_t count = ((offset + bytes - 1) >> page_shift) - first + 1;
     if (asymmetric) {

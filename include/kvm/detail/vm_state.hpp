@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_VM_STATE_HPP
 #define KVM_HPP_DETAIL_VM_STATE_HPP
 
+#include <kvm/detail/dirty_rings.hpp>
 #include <kvm/detail/slot_registry.hpp>
 #include <kvm/fd.hpp>
 
@@ -30,6 +31,14 @@ class VmState : public SlotRegistry {
   /// Set by capabilities that lose dirty pages when combined.
   std::atomic<bool> dirty_ring{false};
   std::atomic<bool> initially_set{false};
+  /// Whether reading a dirty log leaves it as it is. Can change at any time.
+  std::atomic<bool> manual_protect{false};
+  /// Whether beside the dirty rings there are logs of what no vCPU wrote.
+  std::atomic<bool> ring_with_bitmap{false};
+  /// Whether the VM has a DirtyTracker.
+  std::atomic<bool> tracked{false};
+  /// The vCPUs' dirty rings.
+  DirtyRings rings;
   /// What cap::MaxVcpuId was enabled with; 0 if it was not.
   std::atomic<int> vcpu_id_limit{0};
   /// Serialises enabling of capabilities, for the check of the two above.

@@ -3,13 +3,13 @@
 #define KVM_HPP_MEMORY_DIRTY_BITMAP_HPP
 
 #include <kvm/detail/config.hpp>
-#include <kvm/detail/guest_access.hpp>
 #include <kvm/error.hpp>
 #include <kvm/types.hpp>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,11 +21,13 @@
 
 KVM_HPP_BEGIN
 
+class MemorySlot;
+
 namespace detail {
 
 /// Loops over the words of bitmaps. Vectors of 16 bytes are in every target's
-/// baseline and scan as fast as memory delivers; counting and combining gain
-/// from AVX2, which is looked for at run time. Vectors are passed by reference:
+/// baseline; AVX2 makes long scans, counting and combining faster, and is looked
+/// for at run time. Vectors are passed by reference:
 /// by value, those of 32 bytes have no ABI without AVX.
 namespace bitmap {
 
@@ -39,23 +41,68 @@ template <class Vector>
   std::memcpy(&out, words, sizeof out);
 }
 
+/// Adds to `differing` what differs from `skip` in the words.
+template <std::uint64_t skip, class Vector>
+[[gnu::always_inline]] inline void compare(Vector& differing, const std::uint64_t* words) noexcept {
+  Vector v;
+  load(v, words);
+  differing |= v ^ skip;
+}
+
+/// Goes on from `from` in blocks of eight vectors, up to `end` or to the first
+/// with a word that is not `skip`; returns where that block begins.
+template <std::uint64_t skip, class Vector>
+[[gnu::always_inline]] inline std::uint64_t skip_blocks(const std::uint64_t* words,
+                                                        std::uint64_t from,
+                                                        std::uint64_t end) noexcept {
+  constexpr std::uint64_t lanes = sizeof(Vector) / sizeof(std::uint64_t);
+  for (; from + 8 * lanes <= end; from += 8 * lanes) {
+    const std::uint64_t* const w = words + from;
+    Vector a{};
+    Vector b{};
+    compare<skip>(a, w);
+    compare<skip>(b, w + lanes);
+    compare<skip>(a, w + 2 * lanes);
+    compare<skip>(b, w + 3 * lanes);
+    compare<skip>(a, w + 4 * lanes);
+    compare<skip>(b, w + 5 * lanes);
+    compare<skip>(a, w + 6 * lanes);
+    compare<skip>(b, w + 7 * lanes);
+    a |= b;
+    std::uint64_t any = a[0] | a[1];  // As a loop, this halves the speed with Clang 14.
+    if constexpr (lanes == 4) {
+      any |= a[2] | a[3];
+    }
+    if (any != 0) {
+      break;
+    }
+  }
+  return from;
+}
+
+#if KVM_HPP_ARCH_X86
+template <std::uint64_t skip>
+[[gnu::target("avx2")]] std::uint64_t skip_blocks_avx2(const std::uint64_t* words,
+                                                       std::uint64_t from,
+                                                       std::uint64_t end) noexcept {
+  return skip_blocks<skip, Vector32>(words, from, end);
+}
+#endif
+
 /// The first of the words [from, end) that is not `skip`, or `end`.
 template <std::uint64_t skip>
 std::uint64_t find_word(const std::uint64_t* words, std::uint64_t from,
                         std::uint64_t end) noexcept {
-  constexpr std::uint64_t step = 16;
-  for (; from + step <= end; from += step) {
-    const auto differing_at = [at = words + from](std::uint64_t offset) {
-      Vector16 v;
-      load(v, at + offset);
-      return v ^ skip;
-    };
-    const Vector16 differing =
-        ((differing_at(0) | differing_at(2)) | (differing_at(4) | differing_at(6))) |
-        ((differing_at(8) | differing_at(10)) | (differing_at(12) | differing_at(14)));
-    if ((differing[0] | differing[1]) != 0) {
-      break;
+  // Most runs are close to each other: wide vectors pay on long ways only.
+  const std::uint64_t near_end = from + std::min<std::uint64_t>(end - from, 64);
+  from = skip_blocks<skip, Vector16>(words, from, near_end);
+  if (from == near_end) {
+#if KVM_HPP_ARCH_X86
+    if (__builtin_cpu_supports("avx2")) {
+      from = skip_blocks_avx2<skip>(words, from, end);
     }
+#endif
+    from = skip_blocks<skip, Vector16>(words, from, end);
   }
   while (from < end && words[from] == skip) {
     ++from;
@@ -245,6 +292,10 @@ class DirtyBitmap {
   /// All pages clean. Throws std::bad_alloc if there is no memory for it.
   explicit DirtyBitmap(std::size_t pages) : words_(allocate(pages)), pages_(pages) { clear(); }
 
+  /// The same, with as many pages as a slot has.
+  template <std::same_as<MemorySlot> Slot>
+  explicit DirtyBitmap(const Slot& slot) : DirtyBitmap(slot.pages()) {}
+
   DirtyBitmap(const DirtyBitmap& other) : words_(allocate(other.pages_)), pages_(other.pages_) {
     std::copy_n(other.data(), words(), data());
   }
@@ -296,7 +347,7 @@ class DirtyBitmap {
 
   /// Marks `count` pages from `first` on dirty.
   Result<void> try_set(std::uint64_t first, std::uint64_t count) {
-    if (!detail::in_bounds(first, count, pages_)) [[unlikely]] {
+    if (!contains(first, count)) [[unlikely]] {
       return outside("DirtyBitmap::set", first, count);
     }
     fill<detail::bitmap::all_ones>(first, count);
@@ -306,7 +357,7 @@ class DirtyBitmap {
 
   /// Marks `count` pages from `first` on clean.
   Result<void> try_clear(std::uint64_t first, std::uint64_t count) {
-    if (!detail::in_bounds(first, count, pages_)) [[unlikely]] {
+    if (!contains(first, count)) [[unlikely]] {
       return outside("DirtyBitmap::clear", first, count);
     }
     fill<0>(first, count);
@@ -407,6 +458,11 @@ class DirtyBitmap {
   static Words allocate(std::size_t pages) {
     const std::size_t size = (pages / 64 + (pages % 64 != 0)) * sizeof(std::uint64_t);
     return Words(static_cast<std::uint64_t*>(::operator new(size, alignment)));
+  }
+
+  /// For any numbers.
+  bool contains(std::uint64_t first, std::uint64_t count) const noexcept {
+    return first <= pages_ && count <= pages_ - first;
   }
 
   /// The bits of the last word that stand for pages, unless all do.

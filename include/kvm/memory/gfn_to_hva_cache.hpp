@@ -134,6 +134,7 @@ class GfnToHvaCache {
         std::byte* at = line.host + offset;
         if (detail::is_aligned<T>(at)) [[likely]] {
           detail::store<T>(at, value);
+          detail::light_fence();
           // After the store. A page that is marked already may be skipped, as a
           // harvest fences all threads after it took the marks.
           if ((__atomic_load_n(line.marks, __ATOMIC_RELAXED) & line.mark_bit) == 0) [[unlikely]] {
@@ -150,7 +151,7 @@ class GfnToHvaCache {
   /// Copies bytes out of the range. False, and `out` is untouched, unless all
   /// of [offset, offset + out.size()) is inside it and guest memory.
   [[nodiscard]] bool read(std::uint64_t offset, std::span<std::byte> out) noexcept {
-    return detail::in_bounds(offset, out.size(), length_) &&
+    return inside(offset, out.size()) &&
            with_table([&](const detail::SlotTable& table) noexcept {
              return detail::read_range(table, gpa_.value + offset, out);
            });
@@ -158,7 +159,7 @@ class GfnToHvaCache {
   /// Copies bytes into the range. False, and nothing is written, unless all of
   /// them go inside it, to guest memory that may be written.
   [[nodiscard]] bool write(std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
-    return detail::in_bounds(offset, bytes.size(), length_) &&
+    return inside(offset, bytes.size()) &&
            with_table([&](const detail::SlotTable& table) noexcept {
              return detail::write_range(table, gpa_.value + offset, bytes, space_->asymmetric());
            });
@@ -177,6 +178,12 @@ class GfnToHvaCache {
     line.announced.store(known, std::memory_order_release);
     detail::light_fence();
     return line.published->load(std::memory_order_acquire) == known;
+  }
+
+  /// Whether [offset, offset + size) is inside the range and does not begin
+  /// beyond the last guest physical address, which the range may pass.
+  bool inside(std::uint64_t offset, std::uint64_t size) const noexcept {
+    return detail::in_bounds(offset, size, length_) && offset <= ~gpa_.value;
   }
 
   /// Where the first page's bit did not say that the page is marked.
@@ -240,7 +247,7 @@ class GfnToHvaCache {
   template <GuestValue T>
   [[gnu::noinline]] std::optional<T> read_slowly(std::uint64_t offset) noexcept {
     std::optional<T> value;
-    if (!detail::in_bounds(offset, sizeof(T), length_)) {
+    if (!inside(offset, sizeof(T))) {
       detail::AddressSpace::leave(*line_);
       return value;
     }
@@ -256,7 +263,7 @@ class GfnToHvaCache {
   }
   template <GuestValue T>
   [[gnu::noinline]] bool write_slowly(std::uint64_t offset, const T& value) noexcept {
-    if (!detail::in_bounds(offset, sizeof(T), length_)) {
+    if (!inside(offset, sizeof(T))) {
       detail::AddressSpace::leave(*line_);
       return false;
     }

@@ -231,6 +231,7 @@ class GuestMemory::View {
         const std::uint64_t offset = gpa.value - record.gpa;
         if (offset < record.size) [[likely]] {
           detail::store<T>(record.host + offset, value);
+          detail::light_fence();
           if (record.marks != nullptr) {
             // After the store. A page that is marked already may be skipped, as
             // a harvest fences all threads after it took the marks.

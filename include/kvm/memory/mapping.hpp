@@ -212,8 +212,8 @@ constexpr std::size_t transparent_huge_page_size(std::size_t page) noexcept {
 /// Host memory, mapped and owned: the backing of a memory slot. Unmapped when
 /// the last of its handles is dropped. A forked child does not inherit it.
 ///
-/// A handle is used by one thread at a time; handles to the same memory are
-/// independent.
+/// Threads may share a handle that none of them moves or drops; handles to the
+/// same memory are independent of each other.
 class [[nodiscard]] Mapping {
  public:
   /// An empty mapping: no address, size 0.
@@ -485,8 +485,9 @@ struct Mapping::Request {
       const std::string pool =
           detail::text("/sys/kernel/mm/hugepages/hugepages-", page >> 10u, "kB/nr_hugepages");
       if (error_number == ENOMEM) {
-        return detail::text("the host's pool has no ", size / page, " free pages of ", pages,
-                            ": raise ", pool, ", or set .fallback = HugePageFallback::transparent");
+        return detail::text("the host's pool of ", pages, " pages has fewer than ", size / page,
+                            " free: raise ", pool,
+                            ", or set .fallback = HugePageFallback::transparent");
       }
       if (error_number == EINVAL || error_number == ENODEV || error_number == ENOENT) {
         return detail::text("the host may have no huge pages of ", pages, ": is there a ", pool,

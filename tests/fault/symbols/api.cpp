@@ -86,6 +86,7 @@ int kvm_hpp_every_template(kvm::System& system, kvm::Vm& vm, kvm::Vcpu& vcpu, kv
   result(vm.try_create_vcpu(0));
   result(vm.try_create_device(kvm::DeviceType::vfio));
   result(kvm::Mapping::try_anonymous(4096));
+  result(vm.try_create_guest_memfd(4096));
   result(vm.try_add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(4096)));
   result(vcpu.try_entry_kicker());
   result(kvm::System::try_open());

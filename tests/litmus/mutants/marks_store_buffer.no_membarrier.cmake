@@ -1,0 +1,2 @@
+# The harvester copies without having fenced the writers.
+set(definition WITHOUT_FENCE)
