@@ -16,6 +16,9 @@
 #include <kvm/fd.hpp>
 #include <kvm/kicker.hpp>
 #include <kvm/memory/dirty_bitmap.hpp>
+#include <kvm/memory/dirty_log.hpp>
+#include <kvm/memory/dirty_ring.hpp>
+#include <kvm/memory/dirty_tracker.hpp>
 #include <kvm/memory/gfn_to_hva_cache.hpp>
 #include <kvm/memory/guest_memory.hpp>
 #include <kvm/memory/mapping.hpp>

@@ -6,6 +6,7 @@
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/device.hpp>
+#include <kvm/memory/dirty_tracker.hpp>
 #include <kvm/memory/guest_memfd.hpp>
 #include <kvm/memory/guest_memory.hpp>
 #include <kvm/memory/mapping.hpp>
@@ -242,6 +243,20 @@ class [[nodiscard]] Vm : public detail::ArchVm {
     return try_memory(address_space).value();
   }
 
+  /// Begins to track which pages are written (see DirtyTracker), and enables
+  /// what that takes. DirtyMode::ring comes before the first vCPU, and on arm64
+  /// before the first slot; the others come any time.
+  ///
+  /// Fails with EBUSY if the VM has a tracker, or a ring has a DirtyRing;
+  /// EOPNOTSUPP if KVM does not offer the mode; EINVAL if the mode and what is
+  /// enabled exclude each other.
+  Result<DirtyTracker> try_track_dirty(DirtyMode mode = DirtyMode::automatic,
+                                       const DirtyTrackerOptions& options = {});
+  DirtyTracker track_dirty(DirtyMode mode = DirtyMode::automatic,
+                           const DirtyTrackerOptions& options = {}) {
+    return try_track_dirty(mode, options).value();
+  }
+
   /// How many mappings are kept because KVM refused to delete their slots.
   std::size_t parked_mappings() const noexcept { return state_ ? state_->parked() : 0; }
 
@@ -250,6 +265,10 @@ class [[nodiscard]] Vm : public detail::ArchVm {
 
   explicit Vm(std::shared_ptr<detail::VmState> state) noexcept
       : detail::ArchVm(state->fd()), state_(std::move(state)) {}
+
+  /// Enables what a mode needs.
+  Result<void> try_enable_tracking(DirtyMode mode, const DirtyTrackerOptions& options);
+  Result<void> try_enable_rings(const DirtyTrackerOptions& options);
 
   std::string explain_create(int error_number, VcpuId id) const {
     switch (error_number) {
@@ -278,6 +297,98 @@ class [[nodiscard]] Vm : public detail::ArchVm {
 
   std::shared_ptr<detail::VmState> state_;
 };
+
+inline Result<DirtyTracker> Vm::try_track_dirty(DirtyMode mode,
+                                                const DirtyTrackerOptions& options) {
+  constexpr const char* operation = "Vm::track_dirty";
+  if (!state_) {
+    return failure(operation, EBADF);
+  }
+  if (foreign()) {
+    return failure(operation, EIO);
+  }
+  if (mode == DirtyMode::automatic) {
+    using Manual = cap::ManualDirtyLogProtect2;
+    mode = state_->dirty_ring                                              ? DirtyMode::ring
+           : call(uapi::request::check_extension, Manual::info.number) > 0 ? DirtyMode::manual
+                                                                           : DirtyMode::log;
+  }
+  if (state_->tracked.exchange(true)) {
+    return failure(operation, EBUSY, {},
+                   "the VM has a DirtyTracker, or subscriptions of one are left");
+  }
+  struct Unclaim {
+    detail::VmState* state;
+    ~Unclaim() {
+      if (state != nullptr) {
+        state->tracked = false;
+      }
+    }
+  } unclaim{state_.get()};
+  if (auto enabled = try_enable_tracking(mode, options); !enabled) {
+    return enabled.error();
+  }
+  const bool rings = mode == DirtyMode::ring;
+  auto collector = std::make_shared<detail::DirtyCollector>(state_, rings);
+  unclaim.state = nullptr;  // The collector has it now.
+  if (rings) {
+    const std::lock_guard lock(state_->rings.mutex);
+    for (const auto& ring : state_->rings.all()) {
+      if (ring->claimed) {
+        return failure(operation, EBUSY, {}, "a DirtyRing harvests a vCPU's ring");
+      }
+    }
+    state_->rings.tracked = true;
+  }
+  return DirtyTracker(std::move(collector), mode);
+}
+
+inline Result<void> Vm::try_enable_tracking(DirtyMode mode, const DirtyTrackerOptions& options) {
+  if (mode == DirtyMode::ring) {
+    return state_->dirty_ring ? Result<void>() : try_enable_rings(options);
+  }
+  if (state_->dirty_ring) {
+    return failure("Vm::track_dirty", EINVAL, {},
+                   "the VM has dirty rings, so that the guest's writes are in no log: use "
+                   "DirtyMode::ring");
+  }
+  const bool manual = mode == DirtyMode::manual;
+  if (!manual && !state_->manual_protect) {
+    return {};
+  }
+  return try_enable(cap::ManualDirtyLogProtect2{.enabled = manual,
+                                                .initially_set = manual && options.initially_set});
+}
+
+inline Result<void> Vm::try_enable_rings(const DirtyTrackerOptions& options) {
+  const auto offers = [this](unsigned number) {
+    return call(uapi::request::check_extension, number) > 0;
+  };
+#if KVM_HPP_ARCH_ARM64
+  const bool with_bitmap = offers(uapi::cap::dirty_log_ring_with_bitmap);
+  if (with_bitmap && state_->slots_exist()) {
+    return failure("Vm::track_dirty", EINVAL, {},
+                   "on arm64 dirty rings come with a bitmap, which must be enabled before the "
+                   "first memory slot");
+  }
+#endif
+  if (offers(uapi::cap::dirty_log_ring_acq_rel)) {
+    if (auto enabled = try_enable(cap::DirtyLogRingAcqRel{.bytes = options.ring_bytes}); !enabled) {
+      return enabled;
+    }
+#if KVM_HPP_ARCH_ARM64
+    return with_bitmap ? try_enable(cap::DirtyLogRingWithBitmap{}) : Result<void>();
+#else
+    return {};
+#endif
+  }
+#if KVM_HPP_ARCH_X86
+  if (offers(uapi::cap::dirty_log_ring)) {  // Before 6.1.
+    return try_enable(cap::DirtyLogRing{.bytes = options.ring_bytes});
+  }
+#endif
+  return failure("Vm::track_dirty", EOPNOTSUPP, {}, "this host offers no dirty rings");
+}
 
 KVM_HPP_END
 

@@ -256,7 +256,7 @@ TEST_F(MemorySlotTest, DoesNotMoveWhereItCannot) {
   auto view = memory.view();
   EXPECT_TRUE(view.contains(high, 2 * page));
   // Over itself and onto another: the other is named.
-  expect_error((void(0), slot.try_move_to(high + 15 * page)), EEXIST, {"slot 1"});
+  expect_error(slot.try_move_to(high + 15 * page), EEXIST, {"slot 1"});
   ASSERT_TRUE(slot.try_move_to(high + 14 * page));
   expect_error(slot.try_move_to(high + 15 * page), EEXIST, {names_first});
 }

@@ -107,14 +107,13 @@ class DirtyRings {
   Result<void> try_add(int vcpu_fd, VcpuId id, std::weak_ptr<const void> owner,
                        const SlotIds& ids) {
     const auto offset = static_cast<off_t>(sys::page_size()) * uapi::page_offset::dirty_ring;
-    auto memory =
-        Mapping::try_shared("mmap of the vCPU's dirty ring", vcpu_fd, bytes(), offset);
+    auto memory = Mapping::try_shared("mmap of the vCPU's dirty ring", vcpu_fd, bytes(), offset);
     if (!memory) {
       return memory.error();
     }
     const std::lock_guard lock(mutex);
-    rings_.push_back(std::make_shared<VcpuRing>(std::move(memory).value(), id, std::move(owner),
-                                                ids.stamp()));
+    rings_.push_back(
+        std::make_shared<VcpuRing>(std::move(memory).value(), id, std::move(owner), ids.stamp()));
     return {};
   }
 

@@ -51,17 +51,16 @@ class [[nodiscard]] DirtyLog {
   /// and no log beside them.
   static Result<DirtyLog> try_open(const MemorySlot& slot, const DirtyLogOptions& options = {}) {
     const auto fail = [&](int error_number, std::string_view cause) {
-      return detail::make_error(error_number, "DirtyLog",
-                                detail::text("slot=", slot.id().id, ", address_space=",
-                                             slot.id().address_space),
-                                cause);
+      return detail::make_error(
+          error_number, "DirtyLog",
+          detail::text("slot=", slot.id().id, ", address_space=", slot.id().address_space), cause);
     };
     if (!slot.slot_) {
       return fail(EBADF, "the slot is empty: it was moved from or removed");
     }
     if (options.clear_pages % 64 != 0) {
-      return fail(EINVAL, detail::text("clear_pages=", options.clear_pages,
-                                       " is not a multiple of 64"));
+      return fail(EINVAL,
+                  detail::text("clear_pages=", options.clear_pages, " is not a multiple of 64"));
     }
     const detail::VmState& state = *slot.state_;
     if (state.dirty_ring && !state.ring_with_bitmap) {
@@ -148,7 +147,7 @@ class [[nodiscard]] DirtyLog {
     if (const detail::DirtyWords* marks = slot_->marks()) {
       marks->take(pending_.data());
     }
-    if (get(snapshot_) < 0) [[unlikely]] {
+    if (send_get(snapshot_) < 0) [[unlikely]] {
       return failure(get_request.name, errno);
     }
     if (!manual) {
@@ -168,7 +167,7 @@ class [[nodiscard]] DirtyLog {
       const std::uint64_t end_word = (end - 1) / 64 + 1;
       if (find_word<0>(snapshot_.data(), first / 64, end_word) != end_word) {
         keep(first / 64, end_word);  // They are in KVM's log as well until it is cleared.
-        if (clear(snapshot_, first, end - first) < 0) [[unlikely]] {
+        if (send_clear(snapshot_, first, end - first) < 0) [[unlikely]] {
           return failure(clear_request.name, errno);
         }
       }
@@ -198,15 +197,17 @@ class [[nodiscard]] DirtyLog {
       return failure(get_request.name, error_number);
     }
     if (out.pages() != pages()) {
-      return detail::make_error(EINVAL, get_request.name, arguments(),
-                                detail::text("the bitmap has ", out.pages(), " pages, the slot ",
-                                             pages()));
+      return detail::make_error(
+          EINVAL, get_request.name, arguments(),
+          detail::text("the bitmap has ", out.pages(), " pages, the slot ", pages()));
     }
-    if (get(out) < 0) {
+    if (send_get(out) < 0) {
       return failure(get_request.name, errno);
     }
     return {};
   }
+
+  void get(DirtyBitmap& out) { try_get(out).value(); }
 
   /// Makes KVM log the next write to those of the pages [first, first + count)
   /// that are set in `pages` (KVM_CLEAR_DIRTY_LOG). Read the pages after that,
@@ -237,10 +238,13 @@ class [[nodiscard]] DirtyLog {
       return refuse(detail::text("num_pages must be a multiple of 64, or reach the slot's end: ",
                                  size - first, " from first_page"));
     }
-    if (clear(pages, first, count) < 0) {
+    if (send_clear(pages, first, count) < 0) {
       return failure(clear_request.name, errno);
     }
     return {};
+  }
+  void clear(const DirtyBitmap& pages, std::uint64_t first, std::uint64_t count) {
+    try_clear(pages, first, count).value();
   }
 
  private:
@@ -286,20 +290,20 @@ class [[nodiscard]] DirtyLog {
   };
 
   int unusable() const noexcept {
-    return !slot_             ? EBADF
-           : harvesting_      ? EDEADLK
-           : state_->foreign() ? EIO
+    return !slot_                                 ? EBADF
+           : harvesting_                          ? EDEADLK
+           : state_->foreign()                    ? EIO
            : !slot_->exists() || !slot_->logged() ? ENOENT
                                                   : 0;
   }
 
-  int get(DirtyBitmap& out) noexcept {
+  int send_get(DirtyBitmap& out) noexcept {
     uapi::kvm_dirty_log log{};
     log.slot = slot_->id.raw();
     log.dirty_bitmap = out.data();
     return state_->call(get_request, &log);
   }
-  int clear(const DirtyBitmap& pages, std::uint64_t first, std::uint64_t count) noexcept {
+  int send_clear(const DirtyBitmap& pages, std::uint64_t first, std::uint64_t count) noexcept {
     uapi::kvm_clear_dirty_log log{};
     log.slot = slot_->id.raw();
     log.num_pages = static_cast<std::uint32_t>(count);
@@ -352,13 +356,13 @@ class [[nodiscard]] DirtyLog {
     if (!slot_) {
       return detail::make_error(EBADF, operation, {}, "this log is empty: it was moved from");
     }
-    return state_->failure(
-        operation, error_number, arguments(),
-        error_number == EDEADLK   ? "called from within a harvest's own function"
-        : error_number == ENXIO   ? no_log_beside_rings
-        : error_number != ENOENT  ? ""
-        : !slot_->exists()        ? "the slot was deleted"
-                                  : "the slot is not logged: MemorySlot::log_dirty(true)");
+    return state_->failure(operation, error_number, arguments(),
+                           error_number == EDEADLK  ? "called from within a harvest's own function"
+                           : error_number == ENXIO  ? no_log_beside_rings
+                           : error_number != ENOENT ? ""
+                           : !slot_->exists()
+                               ? "the slot was deleted"
+                               : "the slot is not logged: MemorySlot::log_dirty(true)");
   }
 
   std::shared_ptr<detail::VmState> state_;

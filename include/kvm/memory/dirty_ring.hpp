@@ -44,20 +44,22 @@ class [[nodiscard]] DirtyRing {
   /// ENXIO if the VM has no rings, EBUSY if somebody has this one.
   static Result<DirtyRing> try_open(const Vcpu& vcpu) {
     const auto fail = [&](int error_number, std::string_view cause) {
-      return detail::make_error(error_number, "DirtyRing",
-                                detail::text("vcpu=", vcpu.id().value), cause);
+      return detail::make_error(error_number, "DirtyRing", detail::text("vcpu=", vcpu.id().value),
+                                cause);
     };
     const std::shared_ptr<detail::VmState>& state = vcpu.vm_state();
     if (!state) {
       return fail(EBADF, "this handle is empty: it was moved from");
     }
     if (state->foreign()) {
-      return fail(EIO, "this handle was made by another process: after a fork, KVM refuses the "
-                       "child");
+      return fail(EIO,
+                  "this handle was made by another process: after a fork, KVM refuses the "
+                  "child");
     }
     if (state->rings.bytes() == 0) {
-      return fail(ENXIO, "the VM has no dirty rings: enable cap::DirtyLogRingAcqRel before the "
-                         "first vCPU");
+      return fail(ENXIO,
+                  "the VM has no dirty rings: enable cap::DirtyLogRingAcqRel before the "
+                  "first vCPU");
     }
     const std::lock_guard lock(state->rings.mutex);
     if (state->rings.tracked) {
@@ -191,13 +193,13 @@ class [[nodiscard]] DirtyRing {
 
   [[gnu::noinline, gnu::cold]] Error failure(int error_number) const {
     constexpr auto request = uapi::request::reset_dirty_rings;
-    return state_->failure(
-        error_number == EDEADLK ? "DirtyRing::harvest" : request.name, error_number,
-        detail::text("vcpu=", ring_->id.value),
-        error_number == EDEADLK  ? "called from within a harvest's own function"
-        : error_number == EAGAIN ? "KVM does not reset all entries: were some taken out of order, "
-                                   "past this object?"
-                                 : "");
+    return state_->failure(error_number == EDEADLK ? "DirtyRing::harvest" : request.name,
+                           error_number, detail::text("vcpu=", ring_->id.value),
+                           error_number == EDEADLK ? "called from within a harvest's own function"
+                           : error_number == EAGAIN
+                               ? "KVM does not reset all entries: were some taken out of order, "
+                                 "past this object?"
+                               : "");
   }
 
   std::shared_ptr<detail::VmState> state_;
