@@ -6,13 +6,14 @@
 // beforehand, in the smallest pages.
 #include <kvm/kvm.hpp>
 
-#include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <utility>
@@ -175,7 +176,7 @@ void raw_write(std::byte* at, std::uint64_t value) {
   asm volatile("" ::: "memory");
 }
 std::uint64_t cache_read(kvm::GfnToHvaCache& cache, std::uint64_t offset) {
-  const auto value = cache.read<std::uint64_t>(offset);
+  std::optional<std::uint64_t> value = cache.read<std::uint64_t>(offset);
   if (!value) {
     unexpected("no memory");
   }
@@ -187,7 +188,7 @@ void cache_write(kvm::GfnToHvaCache& cache, std::uint64_t offset, std::uint64_t 
   }
 }
 std::uint64_t view_read(kvm::GuestMemory::View& view, std::uint64_t gpa) {
-  const auto value = view.read<std::uint64_t>(Gpa{gpa});
+  std::optional<std::uint64_t> value = view.read<std::uint64_t>(Gpa{gpa});
   if (!value) {
     unexpected("no memory");
   }

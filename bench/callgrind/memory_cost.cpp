@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,7 +65,7 @@ __attribute__((noinline)) void cache_read(kvm::GfnToHvaCache& cache, Addresses a
                                           Tally& tally) {
   std::uint64_t sum = 0;
   for (const std::uint64_t* at = addresses.begin; at != addresses.end; ++at) {
-    const auto value = cache.read<std::uint64_t>(*at);
+    std::optional<std::uint64_t> value = cache.read<std::uint64_t>(*at);
     if (!value) {
       tally.failed = true;
       break;
@@ -92,7 +92,7 @@ __attribute__((noinline)) void view_read(kvm::GuestMemory::View& view, Addresses
                                          Tally& tally) {
   std::uint64_t sum = 0;
   for (const std::uint64_t* at = addresses.begin; at != addresses.end; ++at) {
-    const auto value = view.read<std::uint64_t>(kvm::Gpa{*at});
+    std::optional<std::uint64_t> value = view.read<std::uint64_t>(kvm::Gpa{*at});
     if (!value) {
       tally.failed = true;
       break;

@@ -142,6 +142,8 @@ std::string operation_of(const Call& call) {
           return "MADV_DONTFORK";
         case MADV_DONTNEED:
           return "MADV_DONTNEED";
+        case MADV_WIPEONFORK:
+          return "MADV_WIPEONFORK";
         case MADV_HUGEPAGE:
           return "MADV_HUGEPAGE";
         case madv_populate_write:

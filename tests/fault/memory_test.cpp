@@ -75,7 +75,7 @@ TEST_F(MemoryFaults, AddMemory) {
         memory = slot->remove();
         return removed.error();
       }
-      memory = std::move(*removed);
+      memory = removed->take();
       return {};
     });
   };
@@ -267,7 +267,7 @@ TEST_P(ParkedMemory, IsNotMadeByTryRemove) {
 
     auto removed = guest.ram.try_remove();
     ASSERT_TRUE(removed) << removed.error().what();
-    EXPECT_EQ(removed->data(), memory);
+    EXPECT_EQ(removed->take().data(), memory);
     EXPECT_EQ(guest.ram.try_remove().error().error_number(), EBADF);
   }
   EXPECT_EQ(fault::Resources::now(), before);

@@ -992,6 +992,39 @@ TEST_F(GuestMemoryTest, RemoveWaitsForOtherThreadsPins) {
   holder.join();
 }
 
+struct SpaceOfMemory {
+  using Member = kvm::detail::AddressSpace* kvm::GuestMemory::*;
+  friend Member reach(SpaceOfMemory);
+};
+template struct kvm_test::Reach<SpaceOfMemory, &kvm::GuestMemory::space_>;
+
+// A reader that has been idle announces what it knew before it looks: that is no access to what
+// was removed meanwhile, and remove() must not fail of it.
+TEST_F(GuestMemoryTest, NotInUseStaysSo) {
+  kvm::detail::AddressSpace& space = *(memory.*reach(SpaceOfMemory{}));
+  kvm::detail::Reader idle;
+  space.add_reader(idle);
+  MemorySlot slot = add(high);
+  const std::uint64_t known = memory.generation();
+  auto removed = slot.try_remove();
+  ASSERT_TRUE(removed);
+  EXPECT_FALSE(removed->in_use());
+  kvm::RemovedMemory moved = std::move(*removed);
+  MemorySlot other = add(high);
+  auto elsewhere = other.try_remove();
+  ASSERT_TRUE(elsewhere);
+  idle.announced = known;
+  EXPECT_TRUE(elsewhere->in_use()) << "of which nobody knows yet";
+  EXPECT_FALSE(moved.in_use());
+  *elsewhere = std::move(moved);
+  EXPECT_FALSE(elsewhere->in_use());
+  const auto taken = elsewhere->try_wait();
+  EXPECT_TRUE(taken) << taken.error().what();
+  idle.announced = 0;
+  space.remove_reader(idle);
+  EXPECT_EQ(memory.reclaim(), 0u);
+}
+
 // Whoever sees that a removed slot's memory is not in use may be sure that there will be no pin of
 // it: one may be made by an access that was in flight.
 TEST_F(GuestMemoryTest, NoPinComesAfterNotInUse) {

@@ -335,7 +335,7 @@ TEST_F(MemoryObserverTest, ComesAndGoesWhileSlotsDo) {
   std::vector<MemorySlot> slots;
   for (unsigned i = 0; i < 600; ++i) {
     if (slots.size() < 10) {
-      slots.push_back(add(2 * (i % 32)));
+      slots.push_back(add(i));
     } else {
       slots.erase(slots.begin() + i % 10);
     }

@@ -14,7 +14,8 @@ namespace {
 
 int violations = 0;
 
-void expect(const char* what, std::optional<std::uint64_t> seen, std::optional<std::uint64_t> right) {
+void expect(const char* what, std::optional<std::uint64_t> seen,
+            std::optional<std::uint64_t> right) {
   if (seen != right) {
     std::printf("%s: violated\n", what);
     ++violations;

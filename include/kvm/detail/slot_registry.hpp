@@ -68,7 +68,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     auto space = find_or_make_space(request.address_space);
     if (!space) {
-      return fail(space.error().error_number(), "the host is out of memory");
+      return space.error();
     }
     if (slot_limit_ == 0) {
       const int limit = call(uapi::request::check_extension, uapi::cap::nr_memslots);

@@ -137,6 +137,9 @@ class [[nodiscard]] DirtyLog {
     using Returned = std::invoke_result_t<F&, GfnRange>;
     static_assert(std::is_void_v<Returned> || std::is_same_v<Returned, bool>,
                   "kvm-hpp: harvest's function returns nothing, or whether it took the pages");
+    if (!state_) {  // By itself, so that GCC does not warn of what follows.
+      return failure("DirtyLog::harvest", EBADF);
+    }
     if (const int error_number = unusable(); error_number != 0) [[unlikely]] {
       return failure("DirtyLog::harvest", error_number);
     }
@@ -290,7 +293,7 @@ class [[nodiscard]] DirtyLog {
   };
 
   int unusable() const noexcept {
-    return !slot_                                 ? EBADF
+    return !state_                                ? EBADF
            : harvesting_                          ? EDEADLK
            : state_->foreign()                    ? EIO
            : !slot_->exists() || !slot_->logged() ? ENOENT

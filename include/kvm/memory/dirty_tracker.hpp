@@ -139,6 +139,9 @@ class [[nodiscard]] DirtySubscription {
     // `f` may drop or move this object.
     const std::shared_ptr<detail::DirtyCollector> collector = collector_;
     const std::shared_ptr<detail::DirtySubscriber> subscriber = subscriber_;
+    if (!collector || !subscriber) {  // By itself, so that GCC does not warn of what follows.
+      return failure(EBADF);
+    }
     if (const int error_number = unusable(); error_number != 0) [[unlikely]] {
       return failure(error_number);
     }

@@ -28,24 +28,20 @@ struct alignas(64) CacheLine : Reader {
   std::uint64_t generation = AddressSpace::no_generation;
   const std::atomic<std::uint64_t>* published = &nothing_published;
   std::byte* host = nullptr;
-  /// Aligned scalars that begin below these offsets end inside the range; 0
-  /// where there is nothing to read or to write.
+  // Aligned scalars that begin below these offsets end inside the range. One
+  // comparison says that an access is inside, allowed, and whether to mark it.
   std::uint64_t readable = 0;
-  std::uint64_t writable = 0;
-  /// The word of marks that has the range's first page; a word that is all ones
-  /// if the slot is not logged.
-  std::uint64_t* marks = nullptr;
-  std::uint64_t mark_bit = 0;  ///< 0 if the range is of several pages
+  std::uint64_t writable = 0;  ///< without a mark; 0 if the slot is logged or read-only
+  std::uint64_t logged = 0;    ///< with a mark; 0 if the slot is not logged or read-only
 
-  std::uint64_t* slot_marks = nullptr;  ///< null if the slot is not logged
-  std::uint64_t slot_offset = 0;
+  std::uint64_t* marks = nullptr;  ///< DirtyWords; null if the slot is not logged
+  std::uint64_t slot_offset = 0;   ///< of the range in the slot
   std::uint32_t page_shift = 0;
 };
 
 /// A moved-from cache's line: nothing is remembered, so its accesses take the
 /// way round, where there is no address space.
 inline constinit CacheLine no_cache_line{};
-inline constinit std::uint64_t nothing_to_mark = ~std::uint64_t{0};
 
 }  // namespace detail
 
@@ -110,38 +106,43 @@ class GfnToHvaCache {
   /// The value at `offset`; nothing if it is not all inside the range, or not
   /// all guest memory.
   template <GuestValue T>
-  std::optional<T> read(std::uint64_t offset) noexcept {
-    if constexpr (GuestScalar<T>) {
-      detail::CacheLine& line = *line_;
-      if (announce(line) && offset < line.readable) [[likely]] {
-        const std::byte* at = line.host + offset;
-        if (detail::is_aligned<T>(at)) [[likely]] {
-          const T value = detail::load<T>(at);
-          detail::AddressSpace::leave(line);
-          return value;
-        }
-      }
+  [[gnu::always_inline]] std::optional<T> read(std::uint64_t offset) noexcept {
+    T value;
+    bool done = read_fast<T>(offset, value);
+    if (!done) [[unlikely]] {
+      T other;  // Not `value`, which so can stay in a register.
+      done = read_slowly<T>(offset, other);
+      value = other;
     }
-    return read_slowly<T>(offset);
+    // Not two returns: g++ 12 would build the optional in memory.
+    return done ? std::optional<T>(value) : std::nullopt;
   }
 
   /// Stores a value. T is named: `write<std::uint32_t>(offset, 8)`.
   template <GuestValue T>
-  [[nodiscard]] bool write(std::uint64_t offset, const std::type_identity_t<T>& value) noexcept {
+  [[nodiscard, gnu::always_inline]] bool write(std::uint64_t offset,
+                                               const std::type_identity_t<T>& value) noexcept {
     if constexpr (GuestScalar<T>) {
       detail::CacheLine& line = *line_;
-      if (announce(line) && offset < line.writable) [[likely]] {
-        std::byte* at = line.host + offset;
+      if (announce(line)) [[likely]] {
+        // Not a pointer's sum, as the offset is not known to be inside yet.
+        auto* const at = reinterpret_cast<std::byte*>(
+            reinterpret_cast<std::uintptr_t>(line.host) + offset);
         if (detail::is_aligned<T>(at)) [[likely]] {
-          detail::store<T>(at, value);
-          detail::light_fence();
-          // After the store. A page that is marked already may be skipped, as a
-          // harvest fences all threads after it took the marks.
-          if ((__atomic_load_n(line.marks, __ATOMIC_RELAXED) & line.mark_bit) == 0) [[unlikely]] {
-            mark(line, offset);
+          if (offset < line.writable) [[likely]] {
+            detail::store<T>(at, value);
+            detail::AddressSpace::leave(line);
+            return true;
           }
-          detail::AddressSpace::leave(line);
-          return true;
+          if (offset < line.logged) {
+            detail::store<T>(at, value);
+            detail::light_fence();
+            // After the store. A page that is marked already may be skipped, as
+            // a harvest fences all threads after it took the marks.
+            detail::DirtyWords::mark(line.marks, (line.slot_offset + offset) >> line.page_shift);
+            detail::AddressSpace::leave(line);
+            return true;
+          }
         }
       }
     }
@@ -151,16 +152,14 @@ class GfnToHvaCache {
   /// Copies bytes out of the range. False, and `out` is untouched, unless all
   /// of [offset, offset + out.size()) is inside it and guest memory.
   [[nodiscard]] bool read(std::uint64_t offset, std::span<std::byte> out) noexcept {
-    return inside(offset, out.size()) &&
-           with_table([&](const detail::SlotTable& table) noexcept {
+    return inside(offset, out.size()) && with_table([&](const detail::SlotTable& table) noexcept {
              return detail::read_range(table, gpa_.value + offset, out);
            });
   }
   /// Copies bytes into the range. False, and nothing is written, unless all of
   /// them go inside it, to guest memory that may be written.
   [[nodiscard]] bool write(std::uint64_t offset, std::span<const std::byte> bytes) noexcept {
-    return inside(offset, bytes.size()) &&
-           with_table([&](const detail::SlotTable& table) noexcept {
+    return inside(offset, bytes.size()) && with_table([&](const detail::SlotTable& table) noexcept {
              return detail::write_range(table, gpa_.value + offset, bytes, space_->asymmetric());
            });
   }
@@ -184,13 +183,6 @@ class GfnToHvaCache {
   /// beyond the last guest physical address, which the range may pass.
   bool inside(std::uint64_t offset, std::uint64_t size) const noexcept {
     return detail::in_bounds(offset, size, length_) && offset <= ~gpa_.value;
-  }
-
-  /// Where the first page's bit did not say that the page is marked.
-  [[gnu::noinline]] static void mark(detail::CacheLine& line, std::uint64_t offset) noexcept {
-    if (line.slot_marks != nullptr) {
-      detail::DirtyWords::mark(line.slot_marks, (line.slot_offset + offset) >> line.page_shift);
-    }
   }
 
   /// Announces, fetches the current table, translates anew if it is another, and
@@ -217,13 +209,12 @@ class GfnToHvaCache {
 
   void translate(const detail::SlotTable& table) noexcept {
     detail::CacheLine& line = *line_;
-    line.readable = line.writable = 0;
+    line.readable = line.writable = line.logged = 0;
     const detail::ReadRecord* record =
         length_ == 0 ? nullptr : detail::find_whole(table, gpa_.value, length_);
     if (record == nullptr) {
       return;
     }
-    const detail::WriteRecord& writer = table.write_record(*record);
     line.slot_offset = gpa_.value - record->gpa;
     line.host = record->host + line.slot_offset;
     // Aligned scalars that begin below the last multiple of 8 end below it. The
@@ -231,38 +222,40 @@ class GfnToHvaCache {
     const auto end = (reinterpret_cast<std::uintptr_t>(line.host) + length_) & ~std::uintptr_t{7};
     const auto begin = reinterpret_cast<std::uintptr_t>(line.host);
     line.readable = end > begin ? end - begin : 0;
-    line.writable = writer.size != 0 ? line.readable : 0;
-    line.slot_marks = writer.marks;
-    const std::uint64_t first = line.slot_offset >> line.page_shift;
-    const std::uint64_t last = (line.slot_offset + (length_ - 1)) >> line.page_shift;
-    if (writer.marks == nullptr) {
-      line.marks = &detail::nothing_to_mark;
-      line.mark_bit = 1;
-    } else {
-      line.marks = writer.marks + first / 64;
-      line.mark_bit = first == last ? std::uint64_t{1} << first % 64 : 0;
-    }
+    line.writable = record->writable != 0 ? line.readable : 0;
+    line.logged = record->logged != 0 ? line.readable : 0;
+    line.marks = record->marks;
   }
 
   template <GuestValue T>
-  [[gnu::noinline]] std::optional<T> read_slowly(std::uint64_t offset) noexcept {
-    std::optional<T> value;
+  [[gnu::always_inline]] bool read_fast(std::uint64_t offset, T& out) noexcept {
+    if constexpr (GuestScalar<T>) {
+      detail::CacheLine& line = *line_;
+      if (announce(line) && offset < line.readable) [[likely]] {
+        const std::byte* at = line.host + offset;
+        if (detail::is_aligned<T>(at)) [[likely]] {
+          out = detail::load<T>(at);
+          detail::AddressSpace::leave(line);
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+  // No optional in and out of these, and scalars by value: compilers would keep
+  // them in memory on the fast path as well.
+  template <GuestValue T>
+  [[gnu::noinline]] bool read_slowly(std::uint64_t offset, T& out) noexcept {
     if (!inside(offset, sizeof(T))) {
       detail::AddressSpace::leave(*line_);
-      return value;
+      return false;
     }
-    with_table([&](const detail::SlotTable& table) noexcept {
-      T read;
-      if (!detail::read_value<T>(table, gpa_.value + offset, read)) {
-        return false;
-      }
-      value = read;
-      return true;
+    return with_table([&](const detail::SlotTable& table) noexcept {
+      return detail::read_value<T>(table, gpa_.value + offset, out);
     });
-    return value;
   }
   template <GuestValue T>
-  [[gnu::noinline]] bool write_slowly(std::uint64_t offset, const T& value) noexcept {
+  [[gnu::noinline]] bool write_slowly(std::uint64_t offset, detail::Argument<T> value) noexcept {
     if (!inside(offset, sizeof(T))) {
       detail::AddressSpace::leave(*line_);
       return false;

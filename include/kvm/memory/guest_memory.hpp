@@ -28,14 +28,17 @@ namespace detail {
 
 inline constinit std::atomic<std::uint64_t> nothing_published{0};
 
+/// How a value is passed on: a scalar in a register.
+template <class T>
+using Argument = std::conditional_t<GuestScalar<T>, T, const T&>;
+
 /// What a View knows, in the one cache line that its accesses touch beside the
 /// memory itself.
 struct alignas(64) ViewLine : Reader {
   std::uint64_t generation = AddressSpace::no_generation;
   const std::atomic<std::uint64_t>* published = &nothing_published;
-  const ReadRecord* reads = nullptr;
-  const WriteRecord* writes = nullptr;
-  const std::uint16_t* hint = nullptr;
+  const SlotRecord* records = nullptr;
+  const std::uint32_t* hint = nullptr;
   std::uint32_t granule_shift = 0;
   std::uint32_t page_shift = 0;
 };
@@ -205,38 +208,39 @@ class GuestMemory::View {
 
   /// The value at `gpa`; nothing if not all of it is guest memory.
   template <GuestValue T>
-  std::optional<T> read(Gpa gpa) noexcept {
-    if constexpr (GuestScalar<T>) {
-      detail::ViewLine& line = *line_;
-      if (announce(line) && gpa.value % sizeof(T) == 0) [[likely]] {
-        const detail::ReadRecord& record = line.reads[hint(line, gpa)];
-        const std::uint64_t offset = gpa.value - record.gpa;
-        if (offset < record.size) [[likely]] {  // An aligned scalar that begins inside ends there.
-          const T value = detail::load<T>(record.host + offset);
-          detail::AddressSpace::leave(line);
-          return value;
-        }
-      }
+  [[gnu::always_inline]] std::optional<T> read(Gpa gpa) noexcept {
+    T value;
+    bool done = read_fast<T>(gpa, value);
+    if (!done) [[unlikely]] {
+      T other;  // Not `value`, which so can stay in a register.
+      done = read_slowly<T>(gpa, other);
+      value = other;
     }
-    return read_slowly<T>(gpa);
+    // Not two returns: g++ 12 would build the optional in memory.
+    return done ? std::optional<T>(value) : std::nullopt;
   }
 
   /// Stores a value. T is named: `write<std::uint32_t>(gpa, 8)`.
   template <GuestValue T>
-  [[nodiscard]] bool write(Gpa gpa, const std::type_identity_t<T>& value) noexcept {
+  [[nodiscard, gnu::always_inline]] bool write(Gpa gpa,
+                                               const std::type_identity_t<T>& value) noexcept {
     if constexpr (GuestScalar<T>) {
       detail::ViewLine& line = *line_;
-      if (announce(line) && gpa.value % sizeof(T) == 0) [[likely]] {
-        const detail::WriteRecord& record = line.writes[hint(line, gpa)];
+      if (announce(line)) [[likely]] {
+        const detail::SlotRecord& record = hinted(line, gpa);
         const std::uint64_t offset = gpa.value - record.gpa;
-        if (offset < record.size) [[likely]] {
+        if (offset < record.writable) [[likely]] {  // Not logged.
+          detail::store_any<T>(record.host + offset, value);
+          detail::AddressSpace::leave(line);
+          return true;
+        }
+        // An aligned scalar that begins in a page ends there.
+        if (offset < record.logged && gpa.value % sizeof(T) == 0) {
           detail::store<T>(record.host + offset, value);
           detail::light_fence();
-          if (record.marks != nullptr) {
-            // After the store. A page that is marked already may be skipped, as
-            // a harvest fences all threads after it took the marks.
-            detail::DirtyWords::mark(record.marks, offset >> line.page_shift);
-          }
+          // After the store. A page that is marked already may be skipped, as a
+          // harvest fences all threads after it took the marks.
+          detail::DirtyWords::mark(record.marks, offset >> line.page_shift);
           detail::AddressSpace::leave(line);
           return true;
         }
@@ -248,12 +252,33 @@ class GuestMemory::View {
   /// Copies bytes out of guest memory. False, and `out` is untouched, unless all
   /// of [gpa, gpa + out.size()) is guest memory, of one slot or of several.
   [[nodiscard]] bool read(Gpa gpa, std::span<std::byte> out) noexcept {
+    detail::ViewLine& line = *line_;
+    if (announce(line)) [[likely]] {
+      const detail::SlotRecord& record = hinted(line, gpa);
+      const std::uint64_t offset = gpa.value - record.gpa;
+      if (detail::in_bounds(offset, out.size(), record.size)) [[likely]] {
+        detail::copy_from_guest(out.data(), record.host + offset, out.size());
+        detail::AddressSpace::leave(line);
+        return true;
+      }
+    }
     return with_table(
         [&](const detail::SlotTable& table) { return detail::read_range(table, gpa.value, out); });
   }
   /// Copies bytes to guest memory. False, and nothing is written, unless all of
   /// the range is guest memory that may be written.
   [[nodiscard]] bool write(Gpa gpa, std::span<const std::byte> bytes) noexcept {
+    detail::ViewLine& line = *line_;
+    if (announce(line)) [[likely]] {
+      const detail::SlotRecord& record = hinted(line, gpa);
+      const std::uint64_t offset = gpa.value - record.gpa;
+      if (record.writable != 0 && detail::in_bounds(offset, bytes.size(), record.size))
+          [[likely]] {  // Not logged.
+        detail::copy_to_guest(record.host + offset, bytes.data(), bytes.size());
+        detail::AddressSpace::leave(line);
+        return true;
+      }
+    }
     return with_table([&](const detail::SlotTable& table) {
       return detail::write_range(table, gpa.value, bytes, space_->asymmetric());
     });
@@ -379,8 +404,10 @@ class GuestMemory::View {
     detail::light_fence();
     return line.published->load(std::memory_order_acquire) == known;
   }
-  static std::size_t hint(const detail::ViewLine& line, Gpa gpa) noexcept {
-    return line.hint[detail::SlotTable::hash(gpa.value >> line.granule_shift)];
+  /// The record to try for this address.
+  static const detail::SlotRecord& hinted(const detail::ViewLine& line, Gpa gpa) noexcept {
+    const std::uint32_t hash = detail::SlotTable::hash(gpa.value >> line.granule_shift);
+    return detail::SlotTable::hinted(line.records, line.hint[hash]);
   }
 
   /// Announces, fetches the current table, remembers it if that is right, and
@@ -402,8 +429,7 @@ class GuestMemory::View {
     }
     if (generation != line_->generation) {
       line_->generation = generation;
-      line_->reads = table->reads();
-      line_->writes = table->writes();
+      line_->records = table->records();
       line_->hint = table->hint();
       line_->granule_shift = table->granule_shift();
       line_->page_shift = state_->page_shift();
@@ -412,20 +438,31 @@ class GuestMemory::View {
   }
 
   template <GuestValue T>
-  [[gnu::noinline]] std::optional<T> read_slowly(Gpa gpa) noexcept {
-    std::optional<T> value;
-    with_table([&](const detail::SlotTable& table) noexcept {
-      T read;
-      if (!detail::read_value<T>(table, gpa.value, read)) {
-        return false;
+  [[gnu::always_inline]] bool read_fast(Gpa gpa, T& out) noexcept {
+    if constexpr (GuestScalar<T>) {
+      detail::ViewLine& line = *line_;
+      if (announce(line)) [[likely]] {
+        const detail::SlotRecord& record = hinted(line, gpa);
+        const std::uint64_t offset = gpa.value - record.gpa;
+        if (offset < record.readable) [[likely]] {
+          out = detail::load_any<T>(record.host + offset);
+          detail::AddressSpace::leave(line);
+          return true;
+        }
       }
-      value = read;
-      return true;
+    }
+    return false;
+  }
+  // No optional in and out of these, and scalars by value: compilers would keep
+  // them in memory on the fast path as well.
+  template <GuestValue T>
+  [[gnu::noinline]] bool read_slowly(Gpa gpa, T& out) noexcept {
+    return with_table([&](const detail::SlotTable& table) noexcept {
+      return detail::read_value<T>(table, gpa.value, out);
     });
-    return value;
   }
   template <GuestValue T>
-  [[gnu::noinline]] bool write_slowly(Gpa gpa, const T& value) noexcept {
+  [[gnu::noinline]] bool write_slowly(Gpa gpa, detail::Argument<T> value) noexcept {
     return with_table([&](const detail::SlotTable& table) noexcept {
       return detail::write_value<T>(table, gpa.value, value, space_->asymmetric());
     });

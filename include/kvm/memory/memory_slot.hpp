@@ -47,13 +47,22 @@ class [[nodiscard]] RemovedMemory {
       state_ = std::move(other.state_);
       slot_ = std::move(other.slot_);
       generation_ = other.generation_;
+      over_ = other.over_;
     }
     return *this;
   }
   ~RemovedMemory() { drop(); }
 
-  /// Whether an access or a pin still uses the memory. Never waits.
-  bool in_use() const noexcept { return slot_ && state_->in_use(*slot_, generation_); }
+  /// Whether an access or a pin still uses the memory. Never waits, and once it
+  /// has said no, it says no.
+  bool in_use() const noexcept {
+    // Remembered: a reader that has not looked for long announces an old
+    // generation for a moment, and then sees that the slot is gone.
+    if (slot_ && !over_) {
+      over_ = !state_->in_use(*slot_, generation_);
+    }
+    return slot_ && !over_;
+  }
 
   /// The memory, unless it is still in use: EBUSY. Never waits.
   Result<Mapping> try_take() {
@@ -107,6 +116,7 @@ class [[nodiscard]] RemovedMemory {
   std::shared_ptr<detail::VmState> state_;
   std::shared_ptr<detail::SlotState> slot_;
   std::uint64_t generation_ = 0;
+  mutable bool over_ = false;
 };
 
 /// A range of guest physical memory and the host memory behind it. Dropping it

@@ -1,0 +1,4 @@
+set(header detail/dirty_collector.hpp)
+set(old [[      heavy_fence();
+    } else {]])
+set(new [[    } else {]])

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#ifndef KVM_HPP_TESTS_SUPPORT_DIRTY_GUEST_HPP
+#define KVM_HPP_TESTS_SUPPORT_DIRTY_GUEST_HPP
+
+#include <kvm/kvm.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <set>
+
+#include "support/guest.hpp"
+
+/// @file
+/// A guest that writes pages where it is told to.
+
+namespace kvm_test {
+
+inline constexpr std::uint64_t page = 4096;
+/// Where the tests have the slots that are logged; no page tables there.
+inline constexpr std::uint64_t logged_at = 0x1000000;
+
+/// Page numbers within a slot, or frames.
+using Pages = std::set<std::uint64_t>;
+
+inline void insert(Pages& pages, std::uint64_t first, std::uint64_t count) {
+  for (std::uint64_t i = 0; i < count; ++i) {
+    pages.insert(first + i);
+  }
+}
+inline Pages range(std::uint64_t first, std::uint64_t count) {
+  Pages pages;
+  insert(pages, first, count);
+  return pages;
+}
+/// What of `wanted` is not in `pages`: empty, as hosts may report too much but
+/// never too little.
+inline Pages missing(const Pages& pages, const Pages& wanted) {
+  Pages result;
+  for (const std::uint64_t number : wanted) {
+    if (!pages.contains(number)) {
+      result.insert(number);
+    }
+  }
+  return result;
+}
+
+/// A vCPU in user mode that writes one byte to each page of a range.
+class Writer {
+ public:
+  explicit Writer(Machine& machine, unsigned id = 0) : vcpu(machine.vm.create_vcpu(id)) {
+    machine.load(code_at, {
+                              0x88, 0x0b,                          // l: mov [rbx], cl
+                              0x48, 0x81, 0xc3, 0x00, 0x10, 0, 0,  // add rbx, 0x1000
+                              0xff, 0xc9,                          // dec ecx
+                              0x75, 0xf3,                          // jnz l
+                              0xe6, 0xff,                          // out 0xff, al
+                              0xeb, 0xef,                          // jmp l
+                          });
+    enter_long_mode(machine, vcpu, 3);
+  }
+
+  /// What a page of write(gpa, count) holds then, at `index` from the first.
+  static std::uint8_t value(std::uint64_t count, std::uint64_t index) {
+    return static_cast<std::uint8_t>(count - index);
+  }
+
+  /// Writes the first byte of `count` pages from `gpa` on.
+  /// @param full serves exits::DirtyRingFull
+  void write(std::uint64_t gpa, std::uint64_t count, const std::function<void()>& full = {}) {
+    while (vcpu.complete()) {
+    }
+    auto regs = vcpu.get_regs();
+    regs.rip = code_at;
+    regs.rbx = gpa;
+    regs.rcx = count;
+    vcpu.set_regs(regs);
+    for (int i = 0; i < 10'000; ++i) {
+      bool done = false;
+      const kvm::Exit exit = vcpu.run();
+      exit.visit([&](kvm::exits::IoOut) { done = true; },
+                 [&](kvm::exits::DirtyRingFull) {
+                   ASSERT_TRUE(full) << "the ring is full";
+                   full();
+                 },
+                 [&](kvm::exits::Interrupted) {},
+                 [&](auto&&) { FAIL() << "the guest ended with " << exit.name(); });
+      if (done || testing::Test::HasFatalFailure()) {
+        return;
+      }
+    }
+    FAIL() << "too many exits";
+  }
+
+  kvm::Vcpu vcpu;
+};
+
+}  // namespace kvm_test
+
+#endif
