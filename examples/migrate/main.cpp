@@ -146,15 +146,16 @@ int main(int argc, char** argv) {
                                                        {"manual", kvm::DirtyMode::manual},
                                                        {"ring", kvm::DirtyMode::ring},
                                                        {"auto", kvm::DirtyMode::automatic}};
+  std::string mode = "auto";
   auto* const listen = app.add_option("--listen", options.listen, "Be the destination: wait there")
                            ->type_name("HOST:PORT|PATH");
   app.add_option("--to", options.to, "Send a guest to the destination that listens there")
       ->type_name("HOST:PORT|PATH")
       ->excludes(listen);
-  app.add_option("--mode", options.mode, "How dirty pages are found: log, manual, ring or auto")
-      ->transform(CLI::CheckedTransformer(modes).description(""))
+  app.add_option("--mode", mode, "How dirty pages are found")
+      ->check(CLI::IsMember(&modes))
       ->type_name("MODE")
-      ->default_str("auto");
+      ->capture_default_str();
   app.add_option("--memory", options.memory_mib, "The guest's memory in MiB")
       ->check(CLI::Range(std::uint64_t{least_memory >> 20}, std::uint64_t{most_memory >> 20}))
       ->capture_default_str();
@@ -193,6 +194,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? status::done : status::wrong_usage;
   }
+  options.mode = modes.at(mode);
   const std::uint64_t most = most_pages(options.memory_mib << 20, options.vcpus);
   if (options.pages > most || (options.pages & (options.pages - 1)) != 0) {
     return complain(format("--pages: %llu is no power of two, or too much for the memory: at most "

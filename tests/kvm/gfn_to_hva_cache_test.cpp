@@ -82,7 +82,7 @@ TEST_F(GfnToHvaCacheTest, ReadsAndWritesItsRange) {
 /// of all kinds: inside is what ends inside.
 template <class T>
 void expect_bounds(const kvm::GuestMemory& memory, const MemorySlot& slot) {
-  for (const std::uint64_t start : {0, 1, 4, 7, 8, 15}) {
+  for (const std::uint64_t start : {0u, 1u, 4u, 7u, 8u, 15u}) {
     for (std::uint64_t length = 0; length <= 33; ++length) {
       GfnToHvaCache range(memory, slot.gpa() + start, length);
       for (std::uint64_t offset = 0; offset <= length + 9; ++offset) {
@@ -223,7 +223,7 @@ TEST_F(GfnToHvaCacheTest, AcrossSlots) {
   (void)take_marks(two);
   GfnToHvaCache range = cache(high + (page - 16), 32);
   ASSERT_TRUE(range.valid());
-  for (const std::uint64_t offset : {0, 3, 8, 12, 13, 15, 16, 24}) {
+  for (const std::uint64_t offset : {0u, 3u, 8u, 12u, 13u, 15u, 16u, 24u}) {
     ASSERT_TRUE(range.write<std::uint64_t>(offset, 0x0102030405060708 + offset));
     EXPECT_EQ(range.read<std::uint64_t>(offset), 0x0102030405060708 + offset);
     EXPECT_EQ(take_marks(one), offset < 16 ? Pages{0} : Pages{});

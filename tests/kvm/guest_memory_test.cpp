@@ -992,16 +992,10 @@ TEST_F(GuestMemoryTest, RemoveWaitsForOtherThreadsPins) {
   holder.join();
 }
 
-struct SpaceOfMemory {
-  using Member = kvm::detail::AddressSpace* kvm::GuestMemory::*;
-  friend Member reach(SpaceOfMemory);
-};
-template struct kvm_test::Reach<SpaceOfMemory, &kvm::GuestMemory::space_>;
-
 // A reader that has been idle announces what it knew before it looks: that is no access to what
 // was removed meanwhile, and remove() must not fail of it.
 TEST_F(GuestMemoryTest, NotInUseStaysSo) {
-  kvm::detail::AddressSpace& space = *(memory.*reach(SpaceOfMemory{}));
+  kvm::detail::AddressSpace& space = kvm_test::space_of(memory);
   kvm::detail::Reader idle;
   space.add_reader(idle);
   MemorySlot slot = add(high);

@@ -444,7 +444,7 @@ TEST_F(MemorySlotTest, NumbersAreTheLowestFree) {
     slots.push_back(add(high + i * page));
     EXPECT_EQ(slots.back().id().id, i);
   }
-  for (const std::size_t gone : {5, 2, 3}) {
+  for (const std::size_t gone : {5u, 2u, 3u}) {
     ASSERT_TRUE(slots[gone].try_remove());
   }
   EXPECT_EQ((slots[2] = add(high + 2 * page)).id().id, 2);

@@ -26,6 +26,17 @@ struct StateOfSlot {
 };
 template struct Reach<StateOfSlot, &kvm::MemorySlot::slot_>;
 
+struct SpaceOfMemory {
+  using Member = kvm::detail::AddressSpace* kvm::GuestMemory::*;
+  friend Member reach(SpaceOfMemory);
+};
+template struct Reach<SpaceOfMemory, &kvm::GuestMemory::space_>;
+
+/// What its readers meet at.
+inline kvm::detail::AddressSpace& space_of(const kvm::GuestMemory& memory) {
+  return *(memory.*reach(SpaceOfMemory{}));
+}
+
 /// What everything that names the slot shares.
 inline std::shared_ptr<kvm::detail::SlotState> state_of(const kvm::MemorySlot& slot) {
   return slot.*reach(StateOfSlot{});

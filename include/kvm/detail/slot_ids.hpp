@@ -16,6 +16,14 @@
 KVM_HPP_BEGIN
 namespace detail {
 
+/// Reserves at least `size`, and not anew for each element that is added.
+template <class T>
+void make_room(std::vector<T>& vector, std::size_t size) {
+  if (vector.capacity() < size) {
+    vector.reserve(std::max(size, 2 * vector.capacity()));
+  }
+}
+
 /// The numbers of a VM's slots: given out lowest first, and again only when
 /// nothing can take a new slot for the old one any more. Outlives the VM's
 /// state in the hands of whatever still names a number. Any thread.
@@ -34,8 +42,8 @@ class SlotIds {
       return std::nullopt;
     }
     // So that giving back cannot fail.
-    space.free.reserve(space.next + std::size_t{1});
-    waiting_.reserve(waiting_.size() + taken_ + 1);
+    make_room(space.free, space.next + std::size_t{1});
+    make_room(waiting_, waiting_.size() + taken_ + 1);
     if (id == space.next) {
       ++space.next;
     } else {

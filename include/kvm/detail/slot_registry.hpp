@@ -76,8 +76,8 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     // Whatever may run out of memory does so before KVM is told, the room that
     // deleting needs included.
-    parked_.reserve(parked_.size() + count_ + 1);
-    retired_.reserve(retired_.size() + count_ + 1);
+    make_room(parked_, parked_.size() + count_ + 1);
+    make_room(retired_, retired_.size() + count_ + 1);
     const auto id = ids_->take(request.address_space, slot_limit_);
     if (!id) {
       const std::size_t waiting = ids_->waiting();

@@ -166,7 +166,8 @@ class SlotTable {
       remember(*added, offset_of(*this, *added));
     }
     const std::uint64_t most = most_granules_for(count_);
-    if (granules_ > most || 2 * granules_ <= most || spoilt_ > most_spoilt) {
+    const bool too_large = 2 * granules_ <= most && granule_shift_ > smallest_shift;
+    if (granules_ > most || too_large || spoilt_ > most_spoilt) {
       rebuild_hints();
     }
   }
@@ -175,6 +176,8 @@ class SlotTable {
   SlotTable() = default;
 
   static constexpr std::size_t most_granules = hints / 2;
+  static constexpr unsigned smallest_shift = 12;
+  static constexpr unsigned largest_shift = 58;
   static constexpr std::size_t most_spoilt = hints / 64;
   static constexpr std::int32_t record_size = sizeof(SlotRecord);
 
@@ -261,14 +264,12 @@ class SlotTable {
     }
   }
   void rebuild_hints() noexcept {
-    constexpr unsigned smallest = 12;
-    constexpr unsigned largest = 58;
     const std::uint64_t most = most_granules_for(count_);
     unsigned shift = granule_shift_;
-    while (shift < largest && granules(shift) > most) {
+    while (shift < largest_shift && granules(shift) > most) {
       ++shift;
     }
-    while (shift > smallest && granules(shift - 1) <= most) {
+    while (shift > smallest_shift && granules(shift - 1) <= most) {
       --shift;
     }
     granule_shift_ = shift;
@@ -287,7 +288,7 @@ class SlotTable {
   std::unique_ptr<SlotRecord[]> records_;
   /// How far from records_, in bytes, so that a reader needs not multiply.
   std::array<std::uint32_t, hints> hint_{};
-  unsigned granule_shift_ = 12;
+  unsigned granule_shift_ = smallest_shift;
   std::uint64_t granules_ = 0;  // that the slots have, of that size
   std::size_t spoilt_ = 0;      // hints taken since all were made
 };

@@ -84,6 +84,7 @@ class [[nodiscard]] DirtyLog {
         slot_(std::move(other.slot_)),
         pending_(std::move(other.pending_)),
         snapshot_(std::move(other.snapshot_)),
+        window_(std::exchange(other.window_, Window())),
         clear_pages_(other.clear_pages_),
         claimed_(std::exchange(other.claimed_, false)) {}
   DirtyLog& operator=(DirtyLog&& other) noexcept {
@@ -93,6 +94,7 @@ class [[nodiscard]] DirtyLog {
       slot_ = std::move(other.slot_);
       pending_ = std::move(other.pending_);
       snapshot_ = std::move(other.snapshot_);
+      window_ = std::exchange(other.window_, Window());
       clear_pages_ = other.clear_pages_;
       claimed_ = std::exchange(other.claimed_, false);
     }
@@ -148,7 +150,9 @@ class [[nodiscard]] DirtyLog {
     const bool manual = state_->manual_protect.load(std::memory_order_acquire);
     // The VMM's marks, then KVM's log, a fence, and only then clear and hand over.
     if (const detail::DirtyWords* marks = slot_->marks()) {
-      marks->take(pending_.data());
+      if (marks->take(pending_.data())) {
+        window_ = {0, pending_.words()};
+      }
     }
     if (send_get(snapshot_) < 0) [[unlikely]] {
       return failure(get_request.name, errno);
@@ -161,7 +165,9 @@ class [[nodiscard]] DirtyLog {
     const std::uint64_t gfn = slot_->gpa().value >> slot_->page_shift;
     std::uint64_t taken = 0;
     if (!manual) {
-      hand_over(gfn, 0, pages, taken, f);
+      if (hand_over(gfn, 0, pages, taken, f)) {
+        window_ = {};
+      }
       return taken;
     }
     const std::uint64_t piece = clear_pages_ == 0 ? pages : clear_pages_;
@@ -175,10 +181,11 @@ class [[nodiscard]] DirtyLog {
         }
       }
       if (!hand_over(gfn, first, end, taken, f)) {
-        break;
+        return taken;
       }
       first = end;
     }
+    window_ = {};  // Nothing is left.
     return taken;
   }
   template <class F>
@@ -321,10 +328,23 @@ class [[nodiscard]] DirtyLog {
       detail::full_fence();  // Who marks does so with a read-modify-write.
     }
   }
-  /// Adds words of KVM's log to what is to be handed over.
-  void keep(std::uint64_t first_word, std::uint64_t end_word) noexcept {
-    detail::bitmap::combine<detail::bitmap::Operation::merge>(
-        pending_.data() + first_word, snapshot_.data() + first_word, end_word - first_word);
+  /// Adds words of KVM's log to what is to be handed over. Touches no more of
+  /// that than it must: the caches are cold after the guest ran.
+  void keep(std::uint64_t word, std::uint64_t end) noexcept {
+    const std::uint64_t* const from = snapshot_.data();
+    std::uint64_t* const to = pending_.data();
+    word = find_word<0>(from, word, end);
+    if (word == end) {
+      return;
+    }
+    window_.first = std::min(window_.first, word);
+    while (word != end) {
+      for (; word != end && from[word] != 0; ++word) {
+        to[word] |= from[word];
+      }
+      window_.end = std::max(window_.end, word);
+      word = find_word<0>(from, word, end);
+    }
   }
 
   /// @return whether `f` took them all
@@ -333,9 +353,11 @@ class [[nodiscard]] DirtyLog {
                  F& f) {
     namespace bitmap = detail::bitmap;
     std::uint64_t* const words = pending_.data();
+    first = std::max(first, window_.first * 64);
+    end = std::min(end, window_.end * 64);
     for (;;) {
       first = bitmap::find_page<0>(words, first, end);
-      if (first == end) {
+      if (first >= end) {
         return true;
       }
       const std::uint64_t run_end = bitmap::find_page<bitmap::all_ones>(words, first, end);
@@ -372,6 +394,12 @@ class [[nodiscard]] DirtyLog {
   std::shared_ptr<detail::SlotState> slot_;
   DirtyBitmap pending_;   // to be handed over
   DirtyBitmap snapshot_;  // KVM's log as it was last read
+  /// The words of `pending_` that may not be 0; `first` above `end` for none.
+  struct Window {
+    std::uint64_t first = ~std::uint64_t{0} / 64;
+    std::uint64_t end = 0;
+  };
+  Window window_;
   std::uint64_t clear_pages_;
   bool claimed_ = false;
   bool harvesting_ = false;

@@ -69,15 +69,60 @@ int visit_each(const kvm::Exit& exit, kvm::detail::TypeList<Ts...>) {
   return exit.visit([](Ts) { return 1; }...);
 }
 
+template <class T, class Reader, class At>
+void accesses(Reader& reader, At at) {
+  static_cast<void>(reader.template read<T>(at));
+  static_cast<void>(reader.template write<T>(at, T{}));
+}
+
+void memory(kvm::Vm& vm, kvm::Vcpu& vcpu, kvm::MemorySlot& slot) {
+  using kvm::Gpa;
+  kvm::GuestMemory::View view = vm.memory().view();
+  kvm::GfnToHvaCache cache(vm.memory(), Gpa{0}, 64);
+  accesses<std::uint8_t>(view, Gpa{0});
+  accesses<std::uint16_t>(view, Gpa{0});
+  accesses<std::uint32_t>(view, Gpa{0});
+  accesses<std::uint64_t>(view, Gpa{0});
+  accesses<kvm::uapi::kvm_dirty_gfn>(view, Gpa{0});
+  accesses<std::uint8_t>(cache, 0);
+  accesses<std::uint16_t>(cache, 0);
+  accesses<std::uint32_t>(cache, 0);
+  accesses<std::uint64_t>(cache, 0);
+  accesses<kvm::uapi::kvm_dirty_gfn>(cache, 0);
+  static_cast<void>(view.atomic_load<std::uint64_t>(Gpa{0}));
+  static_cast<void>(view.atomic_store<std::uint64_t>(Gpa{0}, 0));
+  static_cast<void>(view.atomic_exchange<std::uint64_t>(Gpa{0}, 0));
+  static_cast<void>(view.atomic_compare_exchange<std::uint64_t>(Gpa{0}, 0, 0));
+  static_cast<void>(view.atomic_fetch_or<std::uint64_t>(Gpa{0}, 0));
+  static_cast<void>(view.atomic_fetch_and<std::uint64_t>(Gpa{0}, 0));
+  static_cast<void>(view.atomic_fetch_add<std::uint64_t>(Gpa{0}, 0));
+  const auto observation = vm.memory().observe([](const kvm::MemoryChange&) noexcept {});
+  result(slot.try_remove());
+  kvm::DirtyBitmap bitmap(slot);
+  bitmap.for_each_run([](std::uint64_t, std::uint64_t) {});
+  kvm::DirtyLog log(slot);
+  log.harvest([](kvm::GfnRange) {});
+  static_cast<void>(log.try_harvest([](kvm::GfnRange) { return true; }));
+  kvm::DirtyRing ring(vcpu);
+  ring.harvest([](kvm::SlotId, std::uint64_t) {});
+  static_cast<void>(ring.try_harvest([](kvm::SlotId, std::uint64_t) { return true; }));
+  kvm::DirtyTracker tracker = vm.track_dirty();
+  kvm::DirtySubscription subscription = tracker.subscribe();
+  subscription.harvest([](const kvm::DirtyPages&) {});
+  static_cast<void>(subscription.try_harvest([](const kvm::DirtyPages&) { return true; }));
+}
+
 }  // namespace
 
 /// Never called: it only has to compile and to be emitted.
-int kvm_hpp_every_template(kvm::System& system, kvm::Vm& vm, kvm::Vcpu& vcpu, kvm::Device& device) {
+int kvm_hpp_every_template(kvm::System& system, kvm::Vm& vm, kvm::Vcpu& vcpu, kvm::Device& device,
+                           kvm::MemorySlot& slot) {
   any_handle(system);
   any_handle(vm);
   any_handle(vcpu);
   any_handle(device);
   capabilities(system, vm, vcpu);
+  memory(vm, vcpu, slot);
   static_cast<void>(system.check_raw(0));
   static_cast<void>(vm.check_raw(0));
   vm.enable_raw(0);
