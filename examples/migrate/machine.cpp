@@ -163,18 +163,19 @@ void Machine::check() {
 void Machine::run_device() {
   // One word again and again: a cache. Now here, now there: a view. Both mark what they write as
   // dirty, which KVM would not do for the VMM's own writes.
-  kvm::GfnToHvaCache heartbeat(vm_.memory(), heartbeat_at, sizeof heartbeats_);
+  kvm::GfnToHvaCache heartbeat(vm_.memory(), heartbeat_at, sizeof(std::uint64_t));
   kvm::GuestMemory::View memory = vm_.memory().view();
   std::array<std::uint64_t, 8> record;
   while (!stopping_) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    ++heartbeats_;
-    record.fill(heartbeats_);
-    const kvm::Gpa at = records_at + heartbeats_ % record_pages * guest_page;
-    if (!heartbeat.write<std::uint64_t>(0, heartbeats_) ||
+    const std::uint64_t beat = heartbeats_ + 1;
+    record.fill(beat);
+    const kvm::Gpa at = records_at + beat % record_pages * guest_page;
+    if (!heartbeat.write<std::uint64_t>(0, beat) ||
         !memory.write(at, std::as_bytes(std::span(record)))) {
       report("the device finds no memory");
     }
+    heartbeats_ = beat;
   }
 }
 
@@ -189,10 +190,12 @@ std::vector<std::uint32_t> Machine::laps() const {
 bool Machine::wait_two_laps(std::chrono::milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   const auto before = laps();
+  const std::uint64_t beats_before = heartbeats_;
   for (;;) {
     check();
     const auto now = laps();
-    if (std::equal(before.begin(), before.end(), now.begin(),
+    if (heartbeats_ != beats_before &&
+        std::equal(before.begin(), before.end(), now.begin(),
                    [](std::uint32_t a, std::uint32_t b) { return b - a >= 2; })) {
       return true;
     }

@@ -55,7 +55,8 @@ class Machine {
   void check();
   /// The lap that each vCPU is in, while running or not.
   std::vector<std::uint32_t> laps() const;
-  /// Waits until each vCPU has done two more laps, so that it has seen each of its pages.
+  /// Waits until each vCPU has done two more laps, so that it has seen each of its pages, and the
+  /// device has written.
   /// @return whether they did in this time
   bool wait_two_laps(std::chrono::milliseconds limit);
 
@@ -98,7 +99,7 @@ class Machine {
   std::optional<kvm::DirtyTracker> tracker_;
   kvm::MemorySlot ram_;
   std::vector<std::unique_ptr<Cpu>> cpus_;
-  std::uint64_t heartbeats_ = 0;
+  std::atomic<std::uint64_t> heartbeats_{0};
   std::thread device_{};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_{};

@@ -24,7 +24,7 @@ struct Options {
   /// Of the wire, in MiB/s; 0 is as fast as it goes.
   unsigned bandwidth = 0;
   /// For which the other side may do nothing, in seconds.
-  unsigned timeout = 10;
+  unsigned timeout = 30;
   std::uint64_t max_memory_mib = 4096;
   bool quiet = false;
 };

@@ -77,9 +77,16 @@ class Background {
       if (end != all.npos) {
         return all.substr(at + text.size(), end - at - text.size());
       }
+      ::siginfo_t ended{};
+      if (::waitid(P_PID, static_cast<::id_t>(process_), &ended, WEXITED | WNOHANG | WNOWAIT) ==
+              0 &&
+          ended.si_pid != 0) {
+        break;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    ADD_FAILURE() << "'" << text << "' did not come: " << out();
+    ADD_FAILURE() << "'" << text << "' did not come: " << out()
+                  << program::read_file(folder_.path + "/err");
     return {};
   }
   void kill() const { ::kill(process_, SIGKILL); }
@@ -453,9 +460,10 @@ TEST_F(Migrate, DoesNotWaitForever) {
     expect_contains(outcome.err, "did nothing for 1 s while receiving");
   }
   const Socket listener(Socket::listen(path_));
-  const Outcome outcome = program::run(EXAMPLE_MIGRATE, "--memory 8 --timeout 1 --to " + path_);
+  const Outcome outcome =
+      program::run(EXAMPLE_MIGRATE, "--memory 8 --pages 64 --pauses 0 --timeout 2 --to " + path_);
   EXPECT_EQ(outcome.status, 1);
-  expect_contains(outcome.err, "did nothing for 1 s while receiving");
+  expect_contains(outcome.err, "did nothing for 2 s while receiving");
   expect_contains(outcome.out, "the guest runs on here, unharmed");
 }
 

@@ -296,7 +296,7 @@ TEST_F(DirtyFaults, Tracker) {
               "KVM_RESET_DIRTY_RINGS");
         continue;
       }
-      for (const std::size_t place : {0, 1}) {
+      for (const std::size_t place : {std::size_t{0}, std::size_t{1}}) {
         fails(ioctl_fails(request::get_dirty_log.code, error_number, place), error_number,
               "KVM_GET_DIRTY_LOG");
         if (mode == DirtyMode::manual) {

@@ -292,7 +292,7 @@ TEST(DirtyLog, GetAndClearByThemselves) {
   for (int i = 0; i < 2; ++i) {  // Getting does not clear.
     dirty.clear();
     log.get(dirty);
-    for (const std::uint64_t number : {2, 65, 66, 129}) {
+    for (const std::uint64_t number : Pages{2, 65, 66, 129}) {
       EXPECT_TRUE(dirty.test(number)) << number;
     }
   }
@@ -303,7 +303,7 @@ TEST(DirtyLog, GetAndClearByThemselves) {
   log.clear(some, 128, 0);
   log.get(dirty);
   EXPECT_FALSE(dirty.test(65));
-  for (const std::uint64_t number : {2, 66, 129}) {
+  for (const std::uint64_t number : Pages{2, 66, 129}) {
     EXPECT_TRUE(dirty.test(number)) << number;
   }
 

@@ -1078,6 +1078,9 @@ class Model {
       run_guest(write_at, gpa, value, 0);
       guest_stores(gpa, bytes_of(value));
     }
+    if (tracker_ && one_in(2)) {
+      EXPECT_TRUE(tracker_->try_collect());
+    }
   }
   void harvest_log(Listener& listener, std::uint64_t runs) {
     const Slot& slot = *listener.only;

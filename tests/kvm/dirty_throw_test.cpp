@@ -127,13 +127,13 @@ TEST(ThrowingHarvest, OfASubscription) {
 
 TEST(ThrowingHarvest, FailuresThrow) {
   Machine machine;
-  EXPECT_THROW(kvm::DirtyRing(machine.vm.create_vcpu(0)), kvm::Error);
+  EXPECT_THROW(static_cast<void>(kvm::DirtyRing(machine.vm.create_vcpu(0))), kvm::Error);
   kvm::DirtyLog log(machine.ram);
   EXPECT_THROW(log.harvest([](kvm::GfnRange) {}), kvm::Error);
   kvm::DirtyBitmap small(1);
   EXPECT_THROW(log.get(small), kvm::Error);
   EXPECT_THROW(log.clear(small, 0, 1), kvm::Error);
-  EXPECT_THROW(kvm::DirtyLog(machine.ram), kvm::Error);
+  EXPECT_THROW(static_cast<void>(kvm::DirtyLog(machine.ram)), kvm::Error);
   kvm::DirtyTracker tracker = machine.vm.track_dirty();
   EXPECT_THROW(static_cast<void>(machine.vm.track_dirty()), kvm::Error);
   const kvm::DirtyTracker moved = std::move(tracker);

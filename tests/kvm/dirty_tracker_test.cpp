@@ -191,6 +191,8 @@ TEST_P(DirtyTrackers, TellWhatTheVmmWrote) {
                       {1, 63, 64, 66, 70, 72, 75, 80, 81, 82, 258}),
               Pages());
     EXPECT_EQ(harvest(subscription), Dirty());
+    ASSERT_TRUE(view.write<std::uint64_t>(at(200), 5));  // And nothing of before with it.
+    EXPECT_EQ(harvest(subscription), (Dirty{{machine.slot->id(), {200}}}));
   }
 }
 
@@ -287,7 +289,7 @@ TEST_P(DirtyTrackers, KnowAliasesByTheirMemory) {
       ++times[dirty.backing_offset / page + i];
     }
   });
-  for (const std::uint64_t number : {12, 13, 14, 19}) {
+  for (const std::uint64_t number : Pages{12, 13, 14, 19}) {
     EXPECT_EQ(times[number], 1) << number;
   }
   EXPECT_EQ(missing(harvest(other)[slot], {12, 13, 14, 19}), Pages());
@@ -380,6 +382,9 @@ TEST_P(DirtyTrackers, AreOnePerVm) {
   EXPECT_EQ(missing(harvest(*subscription)[machine.slot->id()], {1}), Pages());
   expect_error(machine.vm.try_track_dirty(GetParam()), EBUSY, {"subscriptions"});
   subscription.reset();
+  if (GetParam() != DirtyMode::ring) {
+    EXPECT_TRUE(kvm::DirtyLog::try_open(*machine.slot));  // The logs are free again.
+  }
   const auto next = machine.vm.try_track_dirty(GetParam());
   EXPECT_TRUE(next) << next.error().what();
 }

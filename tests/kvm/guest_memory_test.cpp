@@ -999,12 +999,12 @@ TEST_F(GuestMemoryTest, NotInUseStaysSo) {
   kvm::detail::Reader idle;
   space.add_reader(idle);
   MemorySlot slot = add(high);
+  MemorySlot other = add(high + page);
   const std::uint64_t known = memory.generation();
   auto removed = slot.try_remove();
   ASSERT_TRUE(removed);
   EXPECT_FALSE(removed->in_use());
   kvm::RemovedMemory moved = std::move(*removed);
-  MemorySlot other = add(high);
   auto elsewhere = other.try_remove();
   ASSERT_TRUE(elsewhere);
   idle.announced = known;
@@ -1012,7 +1012,7 @@ TEST_F(GuestMemoryTest, NotInUseStaysSo) {
   EXPECT_FALSE(moved.in_use());
   *elsewhere = std::move(moved);
   EXPECT_FALSE(elsewhere->in_use());
-  const auto taken = elsewhere->try_wait();
+  const auto taken = elsewhere->try_take();
   EXPECT_TRUE(taken) << taken.error().what();
   idle.announced = 0;
   space.remove_reader(idle);
@@ -1026,23 +1026,25 @@ TEST_F(GuestMemoryTest, NoPinComesAfterNotInUse) {
   std::atomic<bool> taken{false};
   std::atomic<unsigned> violations{0};
   std::atomic<unsigned> pins{0};
+  // Looking at all of them takes long enough for an access to end meanwhile.
+  std::vector<kvm::detail::Reader> idle(20'000);
+  for (kvm::detail::Reader& reader : idle) {
+    kvm_test::space_of(memory).add_reader(reader);
+  }
   std::vector<std::thread> threads;
   threads.emplace_back([&] {
     View own = memory.view();
     while (!end) {
       if (auto pin = own.pin(high, 8, PinFor::reading)) {
         pins.fetch_add(1, std::memory_order_relaxed);
-        for (int i = 0; i < 20; ++i) {
+        // Held until it is seen, if it is one that must not be.
+        for (int i = 0; i < 20'000 && !own.contains(high, 1); ++i) {
           if (taken.load()) {
             violations.fetch_add(1);
+            break;
           }
         }
       }
-    }
-  });
-  threads.emplace_back([&] {
-    while (!end) {  // Others come and go, which takes a lock that removal looks at, too.
-      (void)memory.view().contains(high, 1);
     }
   });
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(1500);
@@ -1056,9 +1058,7 @@ TEST_F(GuestMemoryTest, NoPinComesAfterNotInUse) {
     while (removed->in_use()) {
     }
     taken = true;
-    for (int i = 0; i < 200; ++i) {
-      std::atomic_signal_fence(std::memory_order_seq_cst);
-    }
+    std::this_thread::sleep_for(std::chrono::microseconds(100));  // For the holder to see it.
     const Mapping back = removed->try_take().value();
     taken = false;
     ++rounds;
@@ -1066,6 +1066,9 @@ TEST_F(GuestMemoryTest, NoPinComesAfterNotInUse) {
   end = true;
   for (std::thread& thread : threads) {
     thread.join();
+  }
+  for (kvm::detail::Reader& reader : idle) {
+    kvm_test::space_of(memory).remove_reader(reader);
   }
   EXPECT_EQ(violations, 0u) << "in " << rounds << " rounds with " << pins << " pins";
 }

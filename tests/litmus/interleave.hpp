@@ -19,8 +19,8 @@ namespace kvm_litmus {
 /// How many instructions the body has had, and after which one to interrupt.
 inline volatile unsigned long steps = 0;
 inline volatile unsigned long interrupt_after = 0;
-inline void (*interruption)(void*) = nullptr;
-inline void* interruption_argument = nullptr;
+inline void (*interruption)(const void*) = nullptr;
+inline const void* interruption_argument = nullptr;
 
 inline void on_trap(int, siginfo_t*, void*) {
   steps = steps + 1;
@@ -43,9 +43,9 @@ inline void install_trap() {
 /// Runs `body`, and `other` after its instruction number `after`.
 /// @return how many instructions body had
 template <class Body, class Other>
-unsigned long run_interrupted(unsigned long after, Body&& body, Other&& other) {
+unsigned long run_interrupted(unsigned long after, Body&& body, const Other& other) {
   interruption_argument = &other;
-  interruption = [](void* argument) { (*static_cast<Other*>(argument))(); };
+  interruption = [](const void* argument) { (*static_cast<const Other*>(argument))(); };
   steps = 0;
   interrupt_after = after;
   // The trap flag, with the red zone of the stack left alone.

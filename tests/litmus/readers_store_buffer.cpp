@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
           __atomic_store_n(&cold[position >> 41], position, __ATOMIC_RELAXED);
         }
         const auto [table, generation] = space.enter(line);
-        if (const detail::ReadRecord* record = table->find(64)) {
+        if (const detail::SlotRecord* record = table->find(64)) {
           ++reads;
           if (detail::load<std::uint64_t>(record->host + 64) != right) {
             wrong.fetch_add(1, std::memory_order_relaxed);
@@ -67,15 +67,15 @@ int main(int argc, char** argv) {
       if (!space.reserve(1)) {
         return 2;
       }
-      space.begin_update();
+      space.begin_update(1);
       space.publish(nullptr, slot.get());
-      space.end_update(1);
+      space.end_update();
       for (int i = 0; i < 300; ++i) {
         detail::light_fence();
       }
-      space.begin_update();
+      space.begin_update(2);
       space.publish(slot.get(), nullptr);
-      const std::uint64_t generation = space.end_update(2);
+      const std::uint64_t generation = space.end_update();
       space.fence_readers();
       space.await(generation);
       space.reclaim();

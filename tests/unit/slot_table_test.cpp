@@ -54,10 +54,30 @@ class Slots {
   std::vector<std::shared_ptr<SlotState>> slots_;
 };
 
+/// The records of all tables here; none is used twice.
+std::vector<SlotRecord> pool(std::size_t{1} << 16);
+std::uint32_t used = sizeof(SlotRecord);
+
+std::unique_ptr<SlotTable> make_table(std::size_t capacity) {
+  return SlotTable::try_make(pool.data(), capacity);
+}
+
+/// Makes `next` a table without one slot and with another, as the address space
+/// does it.
+void assign(SlotTable& next, const SlotTable& table, SlotState* slot, SlotState* without) {
+  const std::uint32_t gone = without != nullptr ? std::exchange(without->record, 0) : 0;
+  if (slot != nullptr) {
+    slot->record = used;
+    used += sizeof(SlotRecord);
+    pool[slot->record / sizeof(SlotRecord)] = kvm::detail::make_record(*slot);
+  }
+  next.assign(table, gone, slot != nullptr ? slot->record : 0);
+}
+
 std::unique_ptr<SlotTable> with(const SlotTable& table, SlotState* slot,
-                                const SlotState* without = nullptr) {
-  auto next = SlotTable::try_make(table.count() + 1);
-  next->assign(table, without, slot);
+                                SlotState* without = nullptr) {
+  auto next = make_table(table.count() + 1);
+  assign(*next, table, slot, without);
   return next;
 }
 
@@ -99,7 +119,7 @@ void expect_agrees(const SlotTable& table, const std::vector<SlotState*>& slots)
     // What the hint says is the slot or one that the address is not in.
     const SlotRecord& tried = hinted(table, gpa);
     ASSERT_TRUE(gpa - tried.gpa >= tried.size || tried.slot == expected);
-    const SlotRecord* const above = table.at_or_above(gpa);
+    const auto above = table.at_or_above(gpa);
     if (expected != nullptr) {
       ASSERT_EQ(above->slot, expected);
     } else if (above != table.end()) {
@@ -120,7 +140,7 @@ void expect_agrees(const SlotTable& table, const std::vector<SlotState*>& slots)
 }
 
 TEST(SlotTable, EmptyHasNothing) {
-  const auto table = SlotTable::try_make(0);
+  const auto table = make_table(0);
   ASSERT_TRUE(table);
   expect_agrees(*table, {});
   EXPECT_EQ(table->find(0), nullptr);
@@ -132,11 +152,12 @@ TEST(SlotTable, OneSlot) {
   for (const std::uint64_t gpa :
        {std::uint64_t{0}, std::uint64_t{page}, max64 - page + 1, std::uint64_t{1} << 63}) {
     SlotState* const slot = make.make(gpa, 1);
-    const auto empty = SlotTable::try_make(0);
+    const auto empty = make_table(0);
     const auto table = with(*empty, slot);
     expect_agrees(*table, {slot});
-    expect_agrees(*with(*table, nullptr, slot), {});
-    expect_agrees(*with(*table, slot, slot), {slot});  // One that changed.
+    const auto changed = with(*table, slot, slot);
+    expect_agrees(*changed, {slot});
+    expect_agrees(*with(*changed, nullptr, slot), {});
   }
 }
 
@@ -148,7 +169,7 @@ TEST(SlotTable, SlotsOfTheLargestSizes) {
   SlotState* const second = make.make(std::uint64_t{1} << 50, 1);
   SlotState* const last = make.make(max64 - page * 2 + 1, 2);
   ASSERT_TRUE(first && second && last);
-  const auto empty = SlotTable::try_make(0);
+  const auto empty = make_table(0);
   const auto one = with(*empty, last);
   const auto two = with(*one, first);
   const auto three = with(*two, second);
@@ -161,7 +182,7 @@ TEST(SlotTable, MarksOfLoggedSlotsOnly) {
   Slots make;
   SlotState* const plain = make.make(0, 1);
   SlotState* const rom = make.make(page, 1, kvm::uapi::mem::readonly);
-  const auto table = with(*with(*SlotTable::try_make(0), plain), rom);
+  const auto table = with(*with(*make_table(0), plain), rom);
   EXPECT_EQ(table->write_record(*table->find(0)).marks, nullptr);
   EXPECT_EQ(table->write_record(*table->find(page)).size, 0u);
   EXPECT_EQ(table->find(page)->writable, 0u);
@@ -175,7 +196,7 @@ TEST(SlotTable, AgreesWithAList) {
     std::mt19937_64 random(seed);
     Slots make;
     std::vector<SlotState*> slots;
-    auto table = SlotTable::try_make(0);
+    auto table = make_table(0);
     // How far apart they are differs by many orders of magnitude.
     const unsigned spread = 13 + 4 * seed;
     for (int i = 0; i < 150; ++i) {
@@ -218,11 +239,11 @@ TEST(SlotTable, AgreesWithAList) {
 TEST(SlotTable, ThousandsOfSlots) {
   Slots make;
   std::vector<SlotState*> slots;
-  auto table = SlotTable::try_make(3000);
-  auto spare = SlotTable::try_make(3000);
+  auto table = make_table(3000);
+  auto spare = make_table(3000);
   for (std::uint64_t i = 0; i < 3000; ++i) {
     slots.push_back(make.make(i * 0x1'0000'0000 + (i % 7) * page, 1 + i % 2));
-    spare->assign(*table, nullptr, slots.back());
+    assign(*spare, *table, slots.back(), nullptr);
     std::swap(table, spare);
   }
   expect_agrees(*table, slots);
@@ -241,7 +262,7 @@ TEST(SlotTable, HintsAreRightForOrdinaryLayouts) {
   const std::vector<SlotState*> slots = {make.make(0, 0xa0), make.make(0xc0000, 0x20000),
                                          make.make(0xfd000000, 0x1000),
                                          make.make(0x1'0000'0000, 0x100000)};
-  auto table = SlotTable::try_make(0);
+  auto table = make_table(0);
   for (SlotState* const slot : slots) {
     table = with(*table, slot);
   }
@@ -264,7 +285,7 @@ TEST(MemoryReader, CoversWhatSlotsCover) {
   SlotState* const b = make.make(3 * page, 1, kvm::uapi::mem::readonly);
   SlotState* const c = make.make(4 * page, 1);
   SlotState* const last = make.make(max64 - page + 1, 1);
-  auto table = SlotTable::try_make(0);
+  auto table = make_table(0);
   for (SlotState* const slot : {a, b, c, last}) {
     table = with(*table, slot);
   }
@@ -304,12 +325,12 @@ TEST(AddressSpace, CountsAsTheKernelDoes) {
   EXPECT_EQ(one->generation(), 1u);
   const auto second = make_space(1, 2);
   EXPECT_EQ(second->generation(), 3u);
-  second->begin_update();
+  second->begin_update(2);
   EXPECT_EQ(second->generation(), 3u | AddressSpace::update_in_progress);
-  EXPECT_EQ(second->end_update(2), 7u);
+  EXPECT_EQ(second->end_update(), 7u);
   EXPECT_EQ(second->generation(), 7u);
-  second->begin_update();
-  EXPECT_EQ(second->end_update(1), 9u);
+  second->begin_update(1);
+  EXPECT_EQ(second->end_update(), 9u);
 }
 
 TEST(AddressSpace, AFlaggedGenerationIsNotToBeRemembered) {
@@ -321,11 +342,11 @@ TEST(AddressSpace, AFlaggedGenerationIsNotToBeRemembered) {
   EXPECT_EQ(reader.announced, 1u);
   AddressSpace::leave(reader);
   EXPECT_EQ(reader.announced, 0u);
-  space->begin_update();
+  space->begin_update(1);
   EXPECT_EQ(space->enter(reader).generation, AddressSpace::no_generation);
   EXPECT_EQ(reader.announced, 1u);
   EXPECT_NE(space->enter(reader).table, nullptr);
-  space->end_update(1);
+  space->end_update();
   EXPECT_FALSE(space->passed(2));
   EXPECT_TRUE(space->passed(1));
   AddressSpace::leave(reader);
@@ -354,9 +375,9 @@ TEST(AddressSpace, TablesWaitForTheirReaders) {
   const SlotTable* const before = space->enter(reader).table;
   ASSERT_TRUE(space->reserve(1));
   SlotState* const slot = make.make(page, 1);
-  space->begin_update();
+  space->begin_update(1);
   space->publish(nullptr, slot);
-  const std::uint64_t now = space->end_update(1);
+  const std::uint64_t now = space->end_update();
   space->fence_readers();
   space->reclaim();
   EXPECT_EQ(space->retired_tables(), 1u);
@@ -377,6 +398,36 @@ TEST(AddressSpace, TablesWaitForTheirReaders) {
   space->remove_reader(reader);
 }
 
+// A thread that is stopped within an access keeps what it may look at, not what comes and goes
+// after.
+TEST(AddressSpace, AStoppedReaderHoldsUpOnlyItsOwn) {
+  Slots make;
+  const auto space = make_space();
+  kvm::detail::Reader stopped;
+  space->add_reader(stopped);
+  const SlotTable* const its_own = space->enter(stopped).table;
+  for (std::uint64_t i = 0; i < 50; ++i) {
+    SlotState* const slot = make.make(page, 1);
+    ASSERT_TRUE(space->reserve(space->table().count() + 1));
+    space->begin_update(1);
+    space->publish(nullptr, slot);
+    space->end_update();
+    space->begin_update(2);
+    space->publish(slot, nullptr);
+    const std::uint64_t removed = space->end_update();
+    space->fence_readers();
+    space->reclaim();
+    EXPECT_FALSE(space->passed(removed)) << "something older is in use";
+    EXPECT_TRUE(space->passed(removed, slot->since)) << "but not this slot";
+    EXPECT_EQ(space->retired_tables(), 1u);
+    EXPECT_EQ(its_own->count(), 0u);
+  }
+  AddressSpace::leave(stopped);
+  space->reclaim();
+  EXPECT_EQ(space->retired_tables(), 0u);
+  space->remove_reader(stopped);
+}
+
 // What reserve() made room for is enough for any number of removals, which must not fail.
 TEST(AddressSpace, ReservesForRemovals) {
   Slots make;
@@ -385,15 +436,15 @@ TEST(AddressSpace, ReservesForRemovals) {
   for (std::uint64_t i = 0; i < 40; ++i) {
     slots.push_back(make.make(i * page, 1));
     ASSERT_TRUE(space->reserve(space->table().count() + 1));
-    space->begin_update();
+    space->begin_update(1);
     space->publish(nullptr, slots.back());
-    space->end_update(1);
+    space->end_update();
   }
   while (!slots.empty()) {
     const auto victim = slots.begin() + static_cast<std::ptrdiff_t>(slots.size() / 2);
-    space->begin_update();
+    space->begin_update(2);
     space->publish(*victim, nullptr);
-    space->end_update(2);
+    space->end_update();
     slots.erase(victim);
     expect_agrees(space->table(), slots);
   }
@@ -411,9 +462,9 @@ TEST(AddressSpace, ReadersNeverSeeATableChange) {
     SlotState* const left = make.make(16 * page, 1);
     SlotState* const right = make.make(17 * page, 1);
     ASSERT_TRUE(space->reserve(2));
-    space->begin_update();
+    space->begin_update(1);
     space->publish(nullptr, left);
-    space->end_update(1);
+    space->end_update();
     std::atomic<bool> end{false};
     std::atomic<unsigned> strange{0};
     std::atomic<unsigned> seen{0};
@@ -442,9 +493,9 @@ TEST(AddressSpace, ReadersNeverSeeATableChange) {
            {std::pair<SlotState*, SlotState*>{nullptr, odd ? left : right},
             {odd ? right : left, nullptr}}) {
         ASSERT_TRUE(space->reserve(space->table().count() + 1));
-        space->begin_update();
+        space->begin_update(1);
         space->publish(without, add);
-        space->end_update(1);
+        space->end_update();
         space->fence_readers();
         space->reclaim();
       }

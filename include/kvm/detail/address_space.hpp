@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -35,6 +36,13 @@
 /// Whichever point of the reader the membarrier hits, one of these holds:
 ///   - its line was set before: the updater sees it and waits;
 ///   - it looks at the generation, or loads the table, after: it sees the new.
+/// What a table has was there from its first generation to that of the table that
+/// replaces it, and so for each of its slots. A line holds up what was there at
+/// its generation and nothing else: a thread that is stopped within an access
+/// keeps its own table and memory, not all that comes and goes after. Only while
+/// a reader loads the current table, its line says that it may be any from its
+/// generation on.
+///
 /// A reader never uses what it remembers unless the generation is the one that
 /// it announced, and generations only move forward, after failures as well. A
 /// flagged one (bit 63: an update is in progress) is never remembered.
@@ -67,35 +75,43 @@ class AddressSpace {
   static constexpr std::uint64_t update_in_progress = std::uint64_t{1} << 63;
   /// What a reader has that knows no generation.
   static constexpr std::uint64_t no_generation = ~std::uint64_t{0};
+  /// Announced with a generation by a reader who may find any table from that
+  /// one on.
+  static constexpr std::uint64_t or_later = std::uint64_t{1} << 62;
 
   /// @param count how many address spaces the VM has
   static Result<std::unique_ptr<AddressSpace>> try_make(std::uint16_t number, std::uint16_t count,
                                                         bool asymmetric) {
-    const std::size_t page = sys::page_size();
-    void* address = sys::mmap(page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const std::size_t size = sys::page_size() + records_size;
+    void* address =
+        sys::mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) {
-      return make_error(errno, "mmap", text("size=", page), "for the table of memory slots");
+      return make_error(errno, "mmap", text("size=", size), "for the table of memory slots");
     }
-    if (sys::madvise(address, page, MADV_WIPEONFORK) != 0) {
+    if (sys::madvise(address, size, MADV_WIPEONFORK) != 0) {
       const int error_number = errno;
-      sys::munmap(address, page);
+      sys::munmap(address, size);
       return make_error(error_number, "madvise", "MADV_WIPEONFORK",
                         "for the table of memory slots");
     }
-    auto table = SlotTable::try_make(0);
-    auto spare = SlotTable::try_make(0);
+    // Zero pages: the first record is one that no address is in.
+    auto* records =
+        reinterpret_cast<SlotRecord*>(static_cast<std::byte*>(address) + sys::page_size());
+    auto table = SlotTable::try_make(records, 0);
+    auto spare = SlotTable::try_make(records, 0);
     if (!table || !spare) {
-      sys::munmap(address, page);
+      sys::munmap(address, size);
       return make_error(ENOMEM, "malloc", {}, "for the table of memory slots");
     }
-    return std::unique_ptr<AddressSpace>(new AddressSpace(
-        new (address) Published, number, count, asymmetric, std::move(table), std::move(spare)));
+    return std::unique_ptr<AddressSpace>(new AddressSpace(new (address) Published, records, number,
+                                                          count, asymmetric, std::move(table),
+                                                          std::move(spare)));
   }
   AddressSpace(const AddressSpace&) = delete;
   AddressSpace& operator=(const AddressSpace&) = delete;
   ~AddressSpace() {
     if (owner_ == this_process()) {
-      sys::munmap(published_, sys::page_size());
+      sys::munmap(published_, sys::page_size() + records_size);
     }
   }
 
@@ -119,13 +135,17 @@ class AddressSpace {
   Snapshot enter(Reader& reader) const noexcept {
     const std::uint64_t generation = published_->generation.load(std::memory_order_acquire);
     // Release: what an earlier access did is over for who sees this one's line.
-    reader.announced.store(generation & ~update_in_progress, std::memory_order_release);
+    reader.announced.store((generation & ~update_in_progress) | or_later,
+                           std::memory_order_release);
     if (asymmetric_) {
       light_fence();
     } else {
       full_fence();
     }
     const SlotTable* table = published_->table.load(std::memory_order_acquire);
+    if (table != nullptr) {
+      reader.announced.store(table->since, std::memory_order_release);
+    }
     const bool lasting = asymmetric_ && (generation & update_in_progress) == 0;
     return {table, lasting ? generation : no_generation};
   }
@@ -162,47 +182,71 @@ class AddressSpace {
     // Room to grow, so that adding a slot does not allocate each time.
     const std::size_t capacity = slots + slots / 4 + 8;
     while (spares_.size() < 2) {
-      auto table = SlotTable::try_make(capacity);
+      auto table = SlotTable::try_make(records_, capacity);
       if (!table || !try_reserve(spares_, spares_.size() + 1)) {
         return false;
       }
       spares_.push_back(std::move(table));
     }
+    if (free_records_.empty()) {
+      if (next_record_ == records_size) {
+        return false;
+      }
+      if (!try_reserve(free_records_, next_record_ / sizeof(SlotRecord) + 1)) {
+        return false;
+      }
+      free_records_.push_back(next_record_);
+      next_record_ += sizeof(SlotRecord);
+    }
     // What publish() and reclaim() append.
-    return try_reserve(retired_, retired_.size() + spares_.size()) &&
+    return try_reserve(retired_, retired_.size() + spares_.size() + slots) &&
            try_reserve(spares_, most_spares + 1);
   }
 
   /// Raises the flag: from now on nothing is remembered.
-  void begin_update() noexcept {
-    published_->generation.store(generation() | update_in_progress, std::memory_order_seq_cst);
+  /// @param swaps how often the kernel swaps its tables for this update
+  void begin_update(unsigned swaps) noexcept {
+    const std::uint64_t now = generation();
+    next_generation_ = now + swaps * step_;
+    published_->generation.store(now | update_in_progress, std::memory_order_seq_cst);
   }
   /// Replaces the table by one without a slot and with another; either may be
-  /// null. Between begin_update() and end_update().
-  void publish(const SlotState* without, SlotState* with) noexcept {
+  /// null. A slot that changed is both. Between begin_update() and end_update().
+  void publish(SlotState* without, SlotState* with) noexcept {
     // reserve() prevents it, unless readers hold all up. Then a retired table
     // is large enough: it had the slot that is going now.
     while (spares_.empty()) {
       fence_readers();
-      await(generation() & ~update_in_progress);
+      await(next_generation_);
       reclaim();
     }
     std::unique_ptr<SlotTable> next = std::move(spares_.back());
     spares_.pop_back();
-    next->assign(*table_, without, with);
+    Retired old{.table = nullptr,
+                .table_since = table_->since,
+                .record = without != nullptr ? std::exchange(without->record, 0) : 0,
+                .record_since = without != nullptr ? without->record_since : 0,
+                .until = next_generation_};
+    if (with != nullptr) {
+      with->record = free_records_.back();  // reserve() made sure.
+      free_records_.pop_back();
+      with->record_since = next_generation_;
+      if (with != without) {
+        with->since = next_generation_;
+      }
+      std::construct_at(&record_at(with->record), make_record(*with));
+    }
+    next->assign(*table_, old.record, with != nullptr ? with->record : 0);
+    next->since = next_generation_;
     published_->table.store(next.get(), std::memory_order_release);
-    // Readers who announce what end_update() makes of the generation can't have
-    // loaded it.
-    retired_.push_back({std::move(table_), (generation() & ~update_in_progress) + step_});
-    table_ = std::move(next);
+    old.table = std::exchange(table_, std::move(next));
+    retired_.push_back(std::move(old));
   }
   /// Lowers the flag and moves the generation forward.
-  /// @param swaps how often the kernel swaps its tables for this update
   /// @return the new generation
-  std::uint64_t end_update(unsigned swaps) noexcept {
-    const std::uint64_t next = (generation() & ~update_in_progress) + swaps * step_;
-    published_->generation.store(next, std::memory_order_seq_cst);
-    return next;
+  std::uint64_t end_update() noexcept {
+    published_->generation.store(next_generation_, std::memory_order_seq_cst);
+    return next_generation_;
   }
 
   /// Has every reader look again, or be seen.
@@ -213,9 +257,14 @@ class AddressSpace {
       full_fence();
     }
   }
-  /// Whether no access relies on a generation before this one. Exact for
-  /// accesses that began before the last fence_readers().
-  bool passed(std::uint64_t generation) const noexcept { return oldest() >= generation; }
+  /// Whether no access relies on a generation from `since` on that comes before
+  /// `until`. Exact for accesses that began before the last fence_readers().
+  bool passed(std::uint64_t until, std::uint64_t since = 0) const noexcept {
+    const std::lock_guard lock(readers_mutex_);
+    return std::none_of(readers_.begin(), readers_.end(), [=](const Reader* reader) {
+      return relies(reader->announced.load(std::memory_order_acquire), since, until);
+    });
+  }
   /// Waits until the accesses that began before `generation` are over: for as
   /// long as it takes to copy.
   void await(std::uint64_t generation) const noexcept {
@@ -229,46 +278,97 @@ class AddressSpace {
   std::size_t retired_tables() const noexcept { return retired_.size(); }
   /// After fence_readers(): takes back the tables that nobody reads any more.
   void reclaim() noexcept {
-    const std::uint64_t oldest_reader = oldest();
+    const Announcements announced(*this);
     auto keep = retired_.begin();
     for (auto& retired : retired_) {
-      if (retired.until <= oldest_reader) {
+      if (retired.table && !announced.rely(retired.table_since, retired.until)) {
         if (spares_.size() < most_spares && retired.table->capacity() >= table_->count()) {
           spares_.push_back(std::move(retired.table));  // reserve() made the room.
         }
-      } else {
-        *keep++ = std::move(retired);
+        retired.table.reset();
+      }
+      if (retired.record != 0 && !announced.rely(retired.record_since, retired.until)) {
+        free_records_.push_back(std::exchange(retired.record, 0));  // As above.
+      }
+      if (retired.table || retired.record != 0) {
+        if (&*keep != &retired) {
+          *keep = std::move(retired);
+        }
+        ++keep;
       }
     }
     retired_.erase(keep, retired_.end());
   }
 
  private:
+  /// A table, and a record that only it and older ones have. Nobody reads them
+  /// who announces no generation from `since` on and before `until`.
   struct Retired {
     std::unique_ptr<SlotTable> table;
-    std::uint64_t until;  // Nobody who announces this generation or a later one reads it.
+    std::uint64_t table_since;
+    std::uint32_t record;
+    std::uint64_t record_since;
+    std::uint64_t until;
   };
 
-  AddressSpace(Published* published, std::uint16_t number, std::uint16_t count, bool asymmetric,
-               std::unique_ptr<SlotTable> table, std::unique_ptr<SlotTable> spare)
-      : published_(published), step_(count), asymmetric_(asymmetric), table_(std::move(table)) {
+  AddressSpace(Published* published, SlotRecord* records, std::uint16_t number, std::uint16_t count,
+               bool asymmetric, std::unique_ptr<SlotTable> table, std::unique_ptr<SlotTable> spare)
+      : published_(published),
+        records_(records),
+        step_(count),
+        asymmetric_(asymmetric),
+        table_(std::move(table)) {
     spares_.push_back(std::move(spare));
-    published_->table.store(table_.get(), std::memory_order_relaxed);
     // The kernel begins with the number itself (G1); 0 is nobody's here.
-    published_->generation.store(std::uint64_t{number} + step_, std::memory_order_release);
+    next_generation_ = std::uint64_t{number} + step_;
+    table_->since = next_generation_;
+    published_->table.store(table_.get(), std::memory_order_relaxed);
+    published_->generation.store(next_generation_, std::memory_order_release);
   }
 
-  /// The oldest generation that an access in flight relies on.
-  std::uint64_t oldest() const noexcept {
-    std::uint64_t result = no_generation;
-    const std::lock_guard lock(readers_mutex_);
-    for (const Reader* reader : readers_) {
-      // Less one, so that 0, for none, becomes the largest.
-      result = std::min(result, reader->announced.load(std::memory_order_acquire) - 1);
+  static bool relies(std::uint64_t announced, std::uint64_t since, std::uint64_t until) noexcept {
+    const std::uint64_t generation = announced & ~(update_in_progress | or_later);
+    return announced != 0 && generation < until &&
+           (generation >= since || (announced & or_later) != 0);
+  }
+
+  /// What all readers announce, looked at once. If there are many, all that is
+  /// known is the oldest.
+  class Announcements {
+   public:
+    explicit Announcements(const AddressSpace& space) noexcept {
+      const std::lock_guard lock(space.readers_mutex_);
+      for (const Reader* reader : space.readers_) {
+        const std::uint64_t announced = reader->announced.load(std::memory_order_acquire);
+        if (announced == 0) {
+          continue;
+        }
+        if (count_ < std::size(announced_)) {
+          announced_[count_++] = announced;
+        } else {
+          oldest_ = std::min(oldest_, announced & ~(update_in_progress | or_later));
+        }
+      }
     }
-    return result == no_generation ? result : result + 1;
+    bool rely(std::uint64_t since, std::uint64_t until) const noexcept {
+      return oldest_ < until || std::any_of(announced_, announced_ + count_, [=](auto announced) {
+               return relies(announced, since, until);
+             });
+    }
+
+   private:
+    std::uint64_t announced_[32];
+    std::size_t count_ = 0;
+    std::uint64_t oldest_ = no_generation;
+  };
+
+  SlotRecord& record_at(std::uint32_t offset) const noexcept {
+    return *reinterpret_cast<SlotRecord*>(reinterpret_cast<std::byte*>(records_) + offset);
   }
 
+  /// The records that there can be: as many as numbers of slots, twice, since a
+  /// record may wait for its last reader. Only what was used takes memory.
+  static constexpr std::uint32_t records_size = 65536 * sizeof(SlotRecord);
   static constexpr std::size_t most_spares = 4;
 
   template <class T>
@@ -287,7 +387,12 @@ class AddressSpace {
 #endif
     return true;
   }
+
   Published* published_;
+  SlotRecord* records_;
+  std::uint32_t next_record_ = sizeof(SlotRecord);  // never used from here on
+  std::vector<std::uint32_t> free_records_;
+  std::uint64_t next_generation_ = 0;  // when the update in progress is done
   std::uint64_t step_;
   bool asymmetric_;
   ProcessToken owner_ = this_process();

@@ -30,8 +30,7 @@ inline bool covered(const SlotTable& table, std::uint64_t gpa, std::uint64_t siz
   if (last < gpa) {
     return false;
   }
-  for (const ReadRecord* record = table.find(gpa);
-       record != nullptr && record != table.end() && gpa - record->gpa < record->size; ++record) {
+  for (const SlotRecord* record; (record = table.find(gpa)) != nullptr;) {
     if (access == Access::write && table.write_record(*record).size == 0) {
       return false;
     }
@@ -49,25 +48,20 @@ inline bool covered(const SlotTable& table, std::uint64_t gpa, std::uint64_t siz
 template <class Operation>
 void for_each_part(const SlotTable& table, std::uint64_t gpa, std::uint64_t size,
                    Operation operation) {
-  if (size == 0) {
-    return;
-  }
-  for (const ReadRecord* record = table.find(gpa);; ++record) {
-    const std::uint64_t offset = gpa - record->gpa;
-    const std::uint64_t room = record->size - offset;
+  while (size != 0) {
+    const SlotRecord& record = *table.find(gpa);
+    const std::uint64_t offset = gpa - record.gpa;
+    const std::uint64_t room = record.size - offset;
     const std::uint64_t part = size < room ? size : room;
-    operation(*record, offset, part);
+    operation(record, offset, part);
     size -= part;
-    if (size == 0) {
-      return;
-    }
     gpa += part;
   }
 }
 
 /// Marks what was written through a record; a slot that is not logged has
 /// nothing to mark.
-inline void mark_part(const SlotTable& table, const ReadRecord& record, std::uint64_t offset,
+inline void mark_part(const SlotTable& table, const SlotRecord& record, std::uint64_t offset,
                       std::uint64_t size, bool asymmetric) noexcept {
   if (table.write_record(record).marks != nullptr) {
     record.slot->mark(offset, size, asymmetric);
@@ -82,7 +76,7 @@ inline bool read_range(const SlotTable& table, std::uint64_t gpa,
   }
   std::byte* to = out.data();
   for_each_part(table, gpa, out.size(),
-                [&](const ReadRecord& record, std::uint64_t offset, std::uint64_t size) {
+                [&](const SlotRecord& record, std::uint64_t offset, std::uint64_t size) {
                   copy_from_guest(to, record.host + offset, size);
                   to += size;
                 });
@@ -98,7 +92,7 @@ inline bool write_range(const SlotTable& table, std::uint64_t gpa, std::span<con
   }
   const std::byte* from = bytes.data();
   for_each_part(table, gpa, bytes.size(),
-                [&](const ReadRecord& record, std::uint64_t offset, std::uint64_t size) {
+                [&](const SlotRecord& record, std::uint64_t offset, std::uint64_t size) {
                   copy_to_guest(record.host + offset, from, size);
                   mark_part(table, record, offset, size, asymmetric);  // Store, then mark.
                   from += size;
@@ -112,7 +106,7 @@ inline bool fill_range(const SlotTable& table, std::uint64_t gpa, std::uint64_t 
     return false;
   }
   for_each_part(table, gpa, size,
-                [&](const ReadRecord& record, std::uint64_t offset, std::uint64_t part) {
+                [&](const SlotRecord& record, std::uint64_t offset, std::uint64_t part) {
                   fill(record.host + offset, value, part);
                   mark_part(table, record, offset, part, asymmetric);
                 });
@@ -125,16 +119,16 @@ inline bool mark_range(const SlotTable& table, std::uint64_t gpa, std::uint64_t 
     return false;
   }
   for_each_part(table, gpa, size,
-                [&](const ReadRecord& record, std::uint64_t offset, std::uint64_t part) {
+                [&](const SlotRecord& record, std::uint64_t offset, std::uint64_t part) {
                   mark_part(table, record, offset, part, asymmetric);
                 });
   return true;
 }
 
 /// The slot that holds all of [gpa, gpa + size), or null. `size` is not 0.
-inline const ReadRecord* find_whole(const SlotTable& table, std::uint64_t gpa,
+inline const SlotRecord* find_whole(const SlotTable& table, std::uint64_t gpa,
                                     std::uint64_t size) noexcept {
-  const ReadRecord* record = table.find(gpa);
+  const SlotRecord* record = table.find(gpa);
   return record != nullptr && in_bounds(gpa - record->gpa, size, record->size) ? record : nullptr;
 }
 
@@ -142,7 +136,7 @@ inline const ReadRecord* find_whole(const SlotTable& table, std::uint64_t gpa,
 /// @param out untouched on failure
 template <GuestValue T>
 bool read_value(const SlotTable& table, std::uint64_t gpa, T& out) noexcept {
-  if (const ReadRecord* record = find_whole(table, gpa, sizeof(T))) {
+  if (const SlotRecord* record = find_whole(table, gpa, sizeof(T))) {
     const std::byte* at = record->host + (gpa - record->gpa);
     if constexpr (GuestScalar<T>) {
       if (is_aligned<T>(at)) {
@@ -166,7 +160,7 @@ bool read_value(const SlotTable& table, std::uint64_t gpa, T& out) noexcept {
 template <GuestValue T>
 bool write_value(const SlotTable& table, std::uint64_t gpa, const T& value,
                  bool asymmetric) noexcept {
-  const ReadRecord* record = find_whole(table, gpa, sizeof(T));
+  const SlotRecord* record = find_whole(table, gpa, sizeof(T));
   if (record == nullptr) {
     return write_range(table, gpa, std::as_bytes(std::span<const T, 1>(&value, 1)), asymmetric);
   }

@@ -96,14 +96,14 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return fail(ENOMEM, "the host is out of memory");
     }
     AddressSpace& table = (*space)->table;
-    table.begin_update();
+    table.begin_update(1);
     if (!set_region(*slot, request.gpa, size, request.flags, &request)) {
       const int error_number = errno;
-      table.end_update(1);
+      table.end_update();
       return fail(error_number, explain(error_number, **space, request.gpa, size, nullptr));
     }
     table.publish(nullptr, slot.get());
-    table.end_update(1);
+    table.end_update();
     by_id(**space, id->id) = slot;
     ++count_;
     if (table.retired_tables() > most_retired_tables) {
@@ -198,17 +198,17 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (!space.table.reserve(space.table.table().count())) {
       return fail(ENOMEM, "the host is out of memory");
     }
-    space.table.begin_update();
+    space.table.begin_update(2);
     notify(MemoryChange::Kind::removing, slot, from, to);
     if (!set_region(slot, to, slot.size, slot.flags(), nullptr)) {
       const int error_number = errno;
-      space.table.end_update(2);
+      space.table.end_update();
       notify(MemoryChange::Kind::added, slot, from, from);
       return fail(error_number, explain(error_number, space, to, slot.size, &slot));
     }
     slot.gpa_.store(to.value, std::memory_order_release);
     space.table.publish(&slot, &slot);
-    space.table.end_update(2);
+    space.table.end_update();
     if (slot.logged()) {
       slot.marks()->mark_all();
     }
@@ -242,10 +242,10 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (!space.table.reserve(space.table.table().count())) {
       return fail(ENOMEM, "the host is out of memory");
     }
-    space.table.begin_update();
+    space.table.begin_update(1);
     if (!set_region(slot, slot.gpa(), slot.size, flags, nullptr)) {
       const int error_number = errno;
-      space.table.end_update(1);
+      space.table.end_update();
       return fail(error_number, error_number == EINVAL
                                     ? "KVM cannot log this slot: guest_memfd slots cannot be logged"
                                     : "");
@@ -255,7 +255,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     slot.flags_.store(flags, std::memory_order_release);
     space.table.publish(&slot, &slot);
-    const std::uint64_t generation = space.table.end_update(1);
+    const std::uint64_t generation = space.table.end_update();
     if (logged) {
       // A write that began before does not mark. Once it is over, the whole slot
       // is dirty, and only then may a harvest take that as said.
@@ -478,18 +478,18 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     Space& space = *find_space(slot.id.address_space);
     const Gpa gpa = slot.gpa();
-    space.table.begin_update();
+    space.table.begin_update(2);
     notify(MemoryChange::Kind::removing, slot, gpa, {});
     if (!set_region(slot, gpa, 0, 0, nullptr)) {
       const int error_number = errno;
-      space.table.end_update(2);
+      space.table.end_update();
       notify(MemoryChange::Kind::added, slot, gpa, gpa);
       errno = error_number;
       return 0;
     }
     slot.exists_.store(false, std::memory_order_release);
     space.table.publish(&slot, nullptr);
-    const std::uint64_t generation = space.table.end_update(2);
+    const std::uint64_t generation = space.table.end_update();
     mark_aliases(slot);
     space.by_id[slot.id.id].reset();
     --count_;
@@ -503,7 +503,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return;
     }
     for (const auto& [number, space] : spaces_) {
-      for (const ReadRecord& record : space->table.table()) {
+      for (const SlotRecord& record : space->table.table()) {
         const PageRange shared = shared_pages(*record.slot, gone);
         if (shared.count != 0 && record.slot != &gone && record.slot->logged()) {
           record.slot->marks()->mark_range(shared.first, shared.count);
@@ -550,7 +550,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
 
   /// Accesses first: one in flight may end with a pin.
   bool in_use_locked(const SlotState& slot, std::uint64_t until) const noexcept {
-    return !find_space(slot.id.address_space)->table.passed(until) || slot.pinned();
+    return !find_space(slot.id.address_space)->table.passed(until, slot.since) || slot.pinned();
   }
   void reclaim(Space& space) noexcept {
     space.table.reclaim();
@@ -592,16 +592,13 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   std::string explain(int error_number, const Space& space, Gpa gpa, std::uint64_t size,
                       const SlotState* self) const {
     if (error_number == EEXIST) {
-      const ReadRecord* record = space.table.table().at_or_above(gpa.value);
-      if (record != space.table.table().end() && record->slot == self) {
-        ++record;
-      }
-      if (record != space.table.table().end() && record->gpa - gpa.value < size) {
-        return overlap(*record);
-      }
-      record = space.table.table().find(gpa.value);
-      if (record != nullptr && record->slot != self) {
-        return overlap(*record);
+      const SlotTable& table = space.table.table();
+      for (auto record = table.at_or_above(gpa.value);
+           record != table.end() && (record->gpa < gpa.value || record->gpa - gpa.value < size);
+           ++record) {
+        if (record->slot != self) {
+          return overlap(*record);
+        }
       }
       return "it overlaps a slot that was made with raw ioctls, or one of KVM's own: the APIC "
              "access page, the TSS or the identity map";
@@ -612,7 +609,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     return {};
   }
-  static std::string overlap(const ReadRecord& record) {
+  static std::string overlap(const SlotRecord& record) {
     return text("it overlaps slot ", record.slot->id.id, " at [", Hex{record.gpa}, ", ",
                 Hex{record.gpa + record.size}, ")");
   }

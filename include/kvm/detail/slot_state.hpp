@@ -117,6 +117,14 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
     return std::find(pins_.begin(), pins_.end(), thread) != pins_.end();
   }
 
+  // The address space's, under the registry's lock.
+
+  /// Its record, how far from the first in bytes; 0 if it is in no table.
+  std::uint32_t record = 0;
+  /// The first generations that have the record, and the slot at all.
+  std::uint64_t record_since = 0;
+  std::uint64_t since = 0;
+
  private:
   friend class SlotRegistry;
 

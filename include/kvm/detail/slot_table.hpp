@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <new>
 
@@ -35,7 +36,20 @@ struct alignas(64) SlotRecord {
   std::uint64_t* marks = nullptr;  ///< DirtyWords; null if the slot is not logged
 };
 static_assert(sizeof(SlotRecord) == 64);
-using ReadRecord = SlotRecord;
+/// What readers know of a slot as it is now.
+inline SlotRecord make_record(SlotState& slot) noexcept {
+  const std::uint64_t size = slot.size;
+  const std::uint64_t fits_below = size - (sizeof(std::uint64_t) - 1);
+  const DirtyWords* marks = slot.logged() ? slot.marks() : nullptr;
+  return {.gpa = slot.gpa().value,
+          .size = size,
+          .host = slot.data,
+          .slot = &slot,
+          .readable = fits_below,
+          .writable = marks != nullptr || slot.read_only() ? 0 : fits_below,
+          .logged = marks == nullptr || slot.read_only() ? 0 : size,
+          .marks = marks != nullptr ? marks->data() : nullptr};
+}
 
 /// What a writer needs to know.
 struct WriteRecord {
@@ -44,7 +58,8 @@ struct WriteRecord {
 };
 
 /// All slots of one address space at one moment: what readers search. Never
-/// changes once published.
+/// changes once published. The records stay where they are from table to table,
+/// in an array that all tables share; a table has their order.
 ///
 /// A search must not cost more for many slots than for one. So each address has
 /// a hint: guest physical memory is cut into granules, so many that the slots
@@ -57,27 +72,64 @@ class SlotTable {
   static constexpr std::size_t hints = std::size_t{1} << hint_bits;
 
   /// An empty table with room for `capacity` slots; null if there is no memory.
-  static std::unique_ptr<SlotTable> try_make(std::size_t capacity) noexcept {
-    std::unique_ptr<SlotTable> table(new (std::nothrow) SlotTable);
+  /// @param records the array; its first record is one that no address is in
+  static std::unique_ptr<SlotTable> try_make(const SlotRecord* records,
+                                             std::size_t capacity) noexcept {
+    std::unique_ptr<SlotTable> table(new (std::nothrow) SlotTable(records));
     if (table) {
       table->capacity_ = capacity;
-      // One more, in front: the record that no address is in.
-      table->records_.reset(new (std::nothrow) SlotRecord[capacity + 1]);
-      if (!table->records_) {
+      table->order_.reset(new (std::nothrow) std::uint32_t[capacity + 1]);
+      if (!table->order_) {
         return nullptr;
       }
     }
     return table;
   }
 
+  /// The first generation that has this table.
+  std::uint64_t since = 0;
+
   std::size_t capacity() const noexcept { return capacity_; }
   std::size_t count() const noexcept { return count_; }
-  /// The slots, by gpa.
-  const SlotRecord* begin() const noexcept { return records_.get() + 1; }
-  const SlotRecord* end() const noexcept { return begin() + count_; }
+
+  /// Goes through the slots by gpa.
+  class Iterator {
+   public:
+    using iterator_category = std::random_access_iterator_tag;
+    using value_type = SlotRecord;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const SlotRecord*;
+    using reference = const SlotRecord&;
+
+    Iterator() noexcept = default;
+    Iterator(const SlotRecord* records, const std::uint32_t* at) noexcept
+        : records_(records), at_(at) {}
+    reference operator*() const noexcept { return hinted(records_, *at_); }
+    pointer operator->() const noexcept { return &**this; }
+    reference operator[](difference_type n) const noexcept { return *(*this + n); }
+    Iterator& operator++() noexcept { return *this += 1; }
+    Iterator& operator--() noexcept { return *this += -1; }
+    Iterator operator++(int) noexcept { return std::exchange(*this, *this + 1); }
+    Iterator operator--(int) noexcept { return std::exchange(*this, *this + -1); }
+    Iterator& operator+=(difference_type n) noexcept {
+      at_ += n;
+      return *this;
+    }
+    friend Iterator operator+(Iterator it, difference_type n) noexcept { return it += n; }
+    friend Iterator operator-(Iterator it, difference_type n) noexcept { return it += -n; }
+    friend difference_type operator-(Iterator a, Iterator b) noexcept { return a.at_ - b.at_; }
+    friend bool operator==(Iterator a, Iterator b) noexcept { return a.at_ == b.at_; }
+    friend auto operator<=>(Iterator a, Iterator b) noexcept { return a.at_ <=> b.at_; }
+
+   private:
+    const SlotRecord* records_ = nullptr;
+    const std::uint32_t* at_ = nullptr;
+  };
+  Iterator begin() const noexcept { return {records_, order_.get()}; }
+  Iterator end() const noexcept { return {records_, order_.get() + count_}; }
 
   // For the readers' fast path.
-  const SlotRecord* records() const noexcept { return records_.get(); }
+  const SlotRecord* records() const noexcept { return records_; }
   const std::uint32_t* hint() const noexcept { return hint_.data(); }
   unsigned granule_shift() const noexcept { return granule_shift_; }
 
@@ -92,19 +144,19 @@ class SlotTable {
   }
 
   /// The first slot that ends above `gpa`; end() if there is none.
-  const SlotRecord* at_or_above(std::uint64_t gpa) const noexcept {
+  Iterator at_or_above(std::uint64_t gpa) const noexcept {
     return std::partition_point(begin(), end(), [gpa](const SlotRecord& record) {
       return record.gpa + (record.size - 1) < gpa;  // The last byte: the end may be 2^64.
     });
   }
   /// The slot that holds `gpa`, or null.
   const SlotRecord* find(std::uint64_t gpa) const noexcept {
-    const SlotRecord* record = &hinted(records(), hint_[hash(gpa >> granule_shift_)]);
+    const SlotRecord* record = &hinted(records_, hint_[hash(gpa >> granule_shift_)]);
     if (gpa - record->gpa < record->size) {
       return record;
     }
-    record = at_or_above(gpa);
-    return record != end() && gpa - record->gpa < record->size ? record : nullptr;
+    const Iterator found = at_or_above(gpa);
+    return found != end() && gpa - found->gpa < found->size ? &*found : nullptr;
   }
   static WriteRecord write_record(const SlotRecord& record) noexcept {
     return {.size = (record.writable | record.logged) != 0 ? record.size : 0,
@@ -113,37 +165,37 @@ class SlotTable {
 
   // For the updater, before publication. `this` has the capacity.
 
-  /// Makes this table `other` without one slot and with another; either may be
-  /// null. A slot that stays but changed is both. Beyond the copy that costs as
-  /// much as the slots concerned have granules: the hints are made anew only
-  /// once many changes, or one that is large, have spoilt them.
-  void assign(const SlotTable& other, const SlotState* without, SlotState* with) noexcept {
+  /// Makes this table `other` without one record and with another; either may be
+  /// 0. Beyond the copy that costs as much as the slots concerned have granules:
+  /// the hints are made anew only once many changes, or one that is large, have
+  /// spoilt them.
+  /// @param without, with how far the records are from records(), in bytes
+  void assign(const SlotTable& other, std::uint32_t without, std::uint32_t with) noexcept {
     count_ = other.count_;
     granule_shift_ = other.granule_shift_;
     granules_ = other.granules_;
     spoilt_ = other.spoilt_;
     hint_ = other.hint_;
-    const SlotRecord* const end = other.end();
-    const SlotRecord* const gone = without != nullptr ? other.find_slot(*without) : end;
-    const SlotRecord* place = end;
-    if (with != nullptr) {
-      place = std::partition_point(
-          other.begin(), end,
-          [gpa = with->gpa().value](const SlotRecord& record) { return record.gpa < gpa; });
-    }
+    const std::uint32_t* from = other.order_.get();
+    const std::uint32_t* const end = from + other.count_;
+    const auto place_of = [&](std::uint32_t record) {
+      const std::uint64_t gpa = hinted(records_, record).gpa;
+      return std::partition_point(from, end, [this, gpa](std::uint32_t offset) {
+        return hinted(records_, offset).gpa < gpa;
+      });
+    };
+    const std::uint32_t* const gone = without != 0 ? place_of(without) : end;
+    const std::uint32_t* const place = with != 0 ? place_of(with) : end;
     // The stretches between the two places; what a place is before goes first.
-    const SlotRecord* from = other.begin();
-    SlotRecord* to = records_.get() + 1;
-    SlotRecord* added = nullptr;
-    const auto copy_until = [&](const SlotRecord* until) {
+    std::uint32_t* to = order_.get();
+    const auto copy_until = [&](const std::uint32_t* until) {
       to = std::copy(from, until, to);
       from = until;
     };
     const auto add = [&] {
       copy_until(place);
-      if (with != nullptr) {
-        added = to;
-        *to++ = make_record(*with);
+      if (with != 0) {
+        *to++ = with;
       }
     };
     const bool add_first = place <= gone;
@@ -151,7 +203,7 @@ class SlotTable {
       add();
     }
     copy_until(gone);
-    if (gone != end) {
+    if (without != 0) {
       ++from;
     }
     if (!add_first) {
@@ -159,11 +211,11 @@ class SlotTable {
     }
     copy_until(end);
 
-    if (gone != end) {
-      forget(*gone, offset_of(other, *gone));
+    if (without != 0) {
+      forget(without);
     }
-    if (added != nullptr) {
-      remember(*added, offset_of(*this, *added));
+    if (with != 0) {
+      remember(with);
     }
     const std::uint64_t most = most_granules_for(count_);
     const bool too_large = 2 * granules_ <= most && granule_shift_ > smallest_shift;
@@ -173,41 +225,12 @@ class SlotTable {
   }
 
  private:
-  SlotTable() = default;
+  explicit SlotTable(const SlotRecord* records) noexcept : records_(records) {}
 
   static constexpr std::size_t most_granules = hints / 2;
   static constexpr unsigned smallest_shift = 12;
   static constexpr unsigned largest_shift = 58;
   static constexpr std::size_t most_spoilt = hints / 64;
-  static constexpr std::int32_t record_size = sizeof(SlotRecord);
-
-  static SlotRecord make_record(SlotState& slot) noexcept {
-    const std::uint64_t size = slot.size;
-    const std::uint64_t fits_below = size - (sizeof(std::uint64_t) - 1);
-    const DirtyWords* marks = slot.logged() ? slot.marks() : nullptr;
-    return {.gpa = slot.gpa().value,
-            .size = size,
-            .host = slot.data,
-            .slot = &slot,
-            .readable = fits_below,
-            .writable = marks != nullptr || slot.read_only() ? 0 : fits_below,
-            .logged = marks == nullptr || slot.read_only() ? 0 : size,
-            .marks = marks != nullptr ? marks->data() : nullptr};
-  }
-
-  static std::uint32_t offset_of(const SlotTable& table, const SlotRecord& record) noexcept {
-    return static_cast<std::uint32_t>(sizeof(SlotRecord)) *
-           static_cast<std::uint32_t>(&record - table.records());
-  }
-  /// Where a slot's record is; end() if there is none. A slot that was moved is
-  /// still found under its old gpa, by a search.
-  const SlotRecord* find_slot(const SlotState& slot) const noexcept {
-    const SlotRecord* record = find(slot.gpa().value);
-    return record != nullptr && record->slot == &slot
-               ? record
-               : std::find_if(begin(), end(),
-                              [&slot](const SlotRecord& other) { return other.slot == &slot; });
-  }
 
   /// How many granules the slots should have at most. With more slots than
   /// half of that, a granule or two per slot has to do.
@@ -231,17 +254,9 @@ class SlotTable {
       call(hint_[hash(granule)]);
     }
   }
-  /// Records from `first` on are `distance` further back or, if that is
-  /// negative, in front.
-  void move_hints(std::uint32_t first, std::int32_t distance) noexcept {
-    if (first <= count_ * sizeof(SlotRecord)) {
-      for (std::uint32_t& hint : hint_) {
-        hint += hint >= first ? static_cast<std::uint32_t>(distance) : 0;
-      }
-    }
-  }
-  /// Takes the hints of a record that was there, at that offset.
-  void forget(const SlotRecord& record, std::uint32_t offset) noexcept {
+  /// Takes the hints of a record that was there.
+  void forget(std::uint32_t offset) noexcept {
+    const SlotRecord& record = hinted(records_, offset);
     for_each_hint(record, [&](std::uint32_t& hint) {
       // Another slot may have had it first. It does without from now on, so
       // that nobody need look for it: hence the count.
@@ -251,12 +266,11 @@ class SlotTable {
       }
     });
     granules_ -= granules_of(record, granule_shift_);
-    move_hints(offset + record_size, -std::int32_t{record_size});
     --count_;
   }
-  /// Gives hints to a new record, at that offset.
-  void remember(const SlotRecord& record, std::uint32_t offset) noexcept {
-    move_hints(offset, record_size);
+  /// Gives hints to a new record.
+  void remember(std::uint32_t offset) noexcept {
+    const SlotRecord& record = hinted(records_, offset);
     ++count_;
     granules_ += granules_of(record, granule_shift_);
     if (granules_ <= most_granules_for(count_)) {  // Else they are all made anew.
@@ -276,17 +290,18 @@ class SlotTable {
     granules_ = granules(shift);
     spoilt_ = 0;
     hint_.fill(0);
-    std::uint32_t offset = 0;
-    for (const SlotRecord& record : *this) {
-      offset += record_size;
-      for_each_hint(record, [offset](std::uint32_t& hint) { hint = offset; });
+    for (std::size_t i = 0; i < count_; ++i) {
+      const std::uint32_t offset = order_[i];
+      for_each_hint(hinted(records_, offset), [offset](std::uint32_t& hint) { hint = offset; });
     }
   }
 
+  const SlotRecord* records_;
   std::size_t capacity_ = 0;
   std::size_t count_ = 0;
-  std::unique_ptr<SlotRecord[]> records_;
-  /// How far from records_, in bytes, so that a reader needs not multiply.
+  /// How far from records_ each is, in bytes, so that a reader needs not
+  /// multiply. By gpa.
+  std::unique_ptr<std::uint32_t[]> order_;
   std::array<std::uint32_t, hints> hint_{};
   unsigned granule_shift_ = smallest_shift;
   std::uint64_t granules_ = 0;  // that the slots have, of that size

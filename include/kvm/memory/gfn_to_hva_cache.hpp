@@ -210,7 +210,7 @@ class GfnToHvaCache {
   void translate(const detail::SlotTable& table) noexcept {
     detail::CacheLine& line = *line_;
     line.readable = line.writable = line.logged = 0;
-    const detail::ReadRecord* record =
+    const detail::SlotRecord* record =
         length_ == 0 ? nullptr : detail::find_whole(table, gpa_.value, length_);
     if (record == nullptr) {
       return;

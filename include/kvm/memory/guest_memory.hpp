@@ -476,7 +476,7 @@ class GuestMemory::View {
       return result;
     }
     with_table([&](const detail::SlotTable& table) noexcept {
-      const detail::ReadRecord* record = table.find(gpa.value);
+      const detail::SlotRecord* record = table.find(gpa.value);
       if (record == nullptr ||
           (access == detail::Access::write && table.write_record(*record).size == 0)) {
         return false;
@@ -528,7 +528,7 @@ inline std::optional<Pin> GuestMemory::View::pin(Gpa gpa, std::uint64_t size, Pi
     }
     Pin pin(gpa, size, purpose, space_->asymmetric());
     detail::for_each_part(table, gpa.value, size,
-                          [&](const detail::ReadRecord& record, std::uint64_t offset,
+                          [&](const detail::SlotRecord& record, std::uint64_t offset,
                               std::uint64_t part) { pin.add(*record.slot, offset, part); });
     result = std::move(pin);
     return true;

@@ -1,3 +1,3 @@
 set(header memory/guest_memory.hpp)
-set(old [[            detail::DirtyWords::mark(record.marks, offset >> line.page_shift);]])
+set(old [[          detail::DirtyWords::mark(record.marks, offset >> line.page_shift);]])
 set(new [[]])

@@ -1,5 +1,5 @@
 # Memory is handed back while an access is in flight.
 set(header detail/slot_registry.hpp)
-set(old [[    return !find_space(slot.id.address_space)->table.passed(until) || slot.pinned();]])
+set(old [[    return !find_space(slot.id.address_space)->table.passed(until, slot.since) || slot.pinned();]])
 set(new [[    (void)until;
     return slot.pinned();]])

@@ -1,3 +1,3 @@
 set(header detail/address_space.hpp)
-set(old [[    reader.announced.store(generation & ~update_in_progress, std::memory_order_release);]])
-set(new [[    (void)reader;]])
+set(old [[      reader.announced.store(table->since, std::memory_order_release);]])
+set(new [[      reader.announced.store(0, std::memory_order_release);]])

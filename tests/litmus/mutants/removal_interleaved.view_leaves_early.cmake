@@ -1,5 +1,5 @@
 set(header memory/guest_memory.hpp)
-set(old [[          const T value = detail::load<T>(record.host + offset);
+set(old [[          out = detail::load_any<T>(record.host + offset);
           detail::AddressSpace::leave(line);]])
 set(new [[          detail::AddressSpace::leave(line);
-          const T value = detail::load<T>(record.host + offset);]])
+          out = detail::load_any<T>(record.host + offset);]])
