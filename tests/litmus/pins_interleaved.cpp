@@ -5,6 +5,7 @@
 #include <kvm/kvm.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -29,7 +30,8 @@ void await(int wanted) {
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+// Out of line, where no compiler takes malloc and operator delete for a mistaken pair.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   if (waits_at_allocation) {
     waits_at_allocation = false;
     stage = 1;
@@ -40,8 +42,8 @@ void* operator new(std::size_t size) {
   }
   std::abort();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 int main() {
   kvm::System system;
@@ -62,15 +64,19 @@ int main() {
     await(1);  // It has announced its access, and has no pin yet.
     kvm::RemovedMemory removed = slot.try_remove().value();
     bool in_use = true;
-    auto let_it_pin = [] {
+    const auto let_it_pin = [] {
       stage = 2;
-      await(3);
+      // Where it needs a lock that this thread holds, it goes on as soon as it can.
+      for (int i = 0; i < 2000 && stage < 3; ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(10));
+      }
     };
     const unsigned long had = kvm_litmus::run_interrupted(
         after, [&] { in_use = removed.in_use(); }, let_it_pin);
-    if (stage < 3) {
+    if (stage < 2) {
       let_it_pin();
     }
+    await(3);
     ok = in_use && pin.has_value();
     stage = 4;
     other.join();
