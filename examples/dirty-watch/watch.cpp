@@ -129,7 +129,8 @@ class Guest {
     regs.rdx = value;
     vcpu_.set_regs(regs);
     std::uint64_t stops = 0;
-    for (bool running = true; running;) {
+    bool running = true;
+    while (running) {
       const kvm::Exit exit = vcpu_.run();
       exit.visit(
           [&](kvm::exits::IoOut) { running = false; },

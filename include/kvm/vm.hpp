@@ -228,7 +228,8 @@ class [[nodiscard]] Vm : public detail::ArchVm {
   }
 
   /// All memory slots of one address space as their readers see them.
-  /// @param address_space 1 is what x86 sees in system management mode
+  /// @param address_space 1 is what x86 sees in system management mode; EINVAL
+  ///                      where the host has no such one
   Result<GuestMemory> try_memory(std::uint16_t address_space = 0) const {
     if (!state_) {
       return failure("Vm::memory", EBADF);
@@ -257,7 +258,8 @@ class [[nodiscard]] Vm : public detail::ArchVm {
     return try_track_dirty(mode, options).value();
   }
 
-  /// How many mappings are kept because KVM refused to delete their slots.
+  /// How many mappings are kept, with their slots, because KVM refused to delete
+  /// those or because they were dropped within an observer.
   std::size_t parked_mappings() const noexcept { return state_ ? state_->parked() : 0; }
 
  private:

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "support/guest.hpp"
+#include "support/kicking.hpp"
 #include "support/require.hpp"
 
 namespace kvm_test {
@@ -1205,7 +1206,7 @@ class DirtyModel : public ::testing::TestWithParam<Setup> {};
 TEST_P(DirtyModel, HoldsForRandomSequences) {
   const std::uint64_t seed =
       environment("KVM_HPP_MODEL_SEED", std::random_device()() & 0xffffffffu);
-  const std::uint64_t steps = environment("KVM_HPP_MODEL_STEPS", 8000);
+  const std::uint64_t steps = environment("KVM_HPP_MODEL_STEPS", thread_sanitizer ? 2000 : 8000);
   RecordProperty("seed", std::to_string(seed));
   std::printf("KVM_HPP_MODEL_SEED=%llu KVM_HPP_MODEL_STEPS=%llu\n",
               static_cast<unsigned long long>(seed), static_cast<unsigned long long>(steps));

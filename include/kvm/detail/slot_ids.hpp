@@ -86,6 +86,11 @@ class SlotIds {
     }
     waiting_.erase(waiting_.begin(), end);
   }
+  /// How many numbers something still names: slots, and what is left of them.
+  std::size_t taken() const noexcept {
+    const std::lock_guard lock(mutex_);
+    return taken_;
+  }
   /// How many numbers wait for rings to be drained.
   std::size_t waiting() const noexcept {
     const std::lock_guard lock(mutex_);

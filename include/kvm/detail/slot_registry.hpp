@@ -9,6 +9,7 @@
 #include <kvm/memory/memory_observer.hpp>
 #include <kvm/uapi/capabilities.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cerrno>
@@ -76,8 +77,8 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     // Whatever may run out of memory does so before KVM is told, the room that
     // deleting needs included.
-    make_room(parked_, parked_.size() + count_ + 1);
-    make_room(retired_, retired_.size() + count_ + 1);
+    make_room(parked_, ids_->taken() + 1);
+    make_room(retired_, ids_->taken() + 1);
     const auto id = ids_->take(request.address_space, slot_limit_);
     if (!id) {
       const std::size_t waiting = ids_->waiting();
@@ -273,6 +274,11 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return failure("mmap", EIO);
     }
     const ObserverLock lock(*this);
+    if (const int spaces = address_spaces(); number >= spaces) {
+      return failure("Vm::memory", EINVAL, text("address_space=", number),
+                     spaces == 1 ? "this host's VMs have one address space, 0"
+                                 : "there is no such address space");
+    }
     auto space = find_or_make_space(number);
     if (!space) {
       return space.error();
@@ -568,13 +574,16 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     const auto found = spaces_.find(number);
     return found == spaces_.end() ? nullptr : found->second.get();
   }
+  /// How many the VM has; at least one.
+  int address_spaces() const noexcept {
+    return std::max(call(uapi::request::check_extension, uapi::cap::multi_address_space), 1);
+  }
   Result<Space*> find_or_make_space(std::uint16_t number) {
     if (Space* space = find_space(number)) {
       return space;
     }
-    const int count = call(uapi::request::check_extension, uapi::cap::multi_address_space);
-    auto table = AddressSpace::try_make(
-        number, count > 1 ? static_cast<std::uint16_t>(count) : std::uint16_t{1}, asymmetric_);
+    auto table =
+        AddressSpace::try_make(number, static_cast<std::uint16_t>(address_spaces()), asymmetric_);
     if (!table) {
       return table.error();
     }

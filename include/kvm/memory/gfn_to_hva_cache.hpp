@@ -110,7 +110,7 @@ class GfnToHvaCache {
     T value;
     bool done = read_fast<T>(offset, value);
     if (!done) [[unlikely]] {
-      T other;  // Not `value`, which so can stay in a register.
+      T other{};  // Not `value`, which so can stay in a register.
       done = read_slowly<T>(offset, other);
       value = other;
     }

@@ -212,7 +212,7 @@ class GuestMemory::View {
     T value;
     bool done = read_fast<T>(gpa, value);
     if (!done) [[unlikely]] {
-      T other;  // Not `value`, which so can stay in a register.
+      T other{};  // Not `value`, which so can stay in a register.
       done = read_slowly<T>(gpa, other);
       value = other;
     }

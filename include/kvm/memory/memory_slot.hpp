@@ -225,7 +225,8 @@ class [[nodiscard]] MemorySlot {
   /// EDEADLK: if this thread holds a pin of the slot, or is in an observer. A
   /// vCPU may be running: from then on it gets MMIO exits for the range.
   Mapping remove() {
-    if (slot_ && slot_->pinned_by(detail::this_thread())) {
+    // In a forked child the lock of the pins may be taken for ever.
+    if (slot_ && !state_->foreign() && slot_->pinned_by(detail::this_thread())) {
       detail::raise(failure(EDEADLK, "this thread made a pin of the slot that is still held"));
     }
     return try_remove().value().wait();
