@@ -259,6 +259,7 @@ class DirtyCollector {
   /// Takes the lock, with all slots known that there are now. The registry is
   /// asked without it: one of the registry's observers may want to collect.
   std::unique_lock<std::mutex> lock_current() {
+    state_->settle_departed();
     std::unique_lock lock(mutex_);
     if (seen_ == state_->changes() && !log_released()) {
       return lock;

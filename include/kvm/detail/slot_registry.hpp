@@ -79,6 +79,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     // deleting needs included.
     make_room(parked_, ids_->taken() + 1);
     make_room(retired_, ids_->taken() + 1);
+    make_room(departed_, departed_.size() + count_ + 1);
     const auto id = ids_->take(request.address_space, slot_limit_);
     if (!id) {
       const std::size_t waiting = ids_->waiting();
@@ -252,7 +253,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
                                     : "");
     }
     if (!logged) {
-      mark_aliases(slot);
+      mark_aliases(slot.backing_range(), &slot);
     }
     slot.flags_.store(flags, std::memory_order_release);
     space.table.publish(&slot, &slot);
@@ -308,6 +309,16 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     return result;
   }
+  /// Before dirty pages are collected: a write that began before its slot was
+  /// removed may have marked that slot alone, after the others with the same
+  /// memory were told. They are told again until no such write is in flight.
+  void settle_departed() noexcept {
+    if (departed_count_.load(std::memory_order_acquire) != 0) {
+      const ObserverLock lock(*this);
+      settle_departed_locked();
+    }
+  }
+
   /// Moves whenever a slot comes, goes, moves or changes, in any address space.
   std::uint64_t changes() const noexcept { return changes_.load(std::memory_order_acquire); }
 
@@ -382,6 +393,14 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   };
   struct Retired {
     std::shared_ptr<SlotState> slot;
+    std::uint64_t until;
+  };
+
+  /// What is left of a logged slot that was removed.
+  struct Departed {
+    BackingRange memory;
+    std::uint16_t address_space;
+    std::uint64_t since;
     std::uint64_t until;
   };
 
@@ -496,26 +515,47 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     slot.exists_.store(false, std::memory_order_release);
     space.table.publish(&slot, nullptr);
     const std::uint64_t generation = space.table.end_update();
-    mark_aliases(slot);
+    if (slot.logged()) {
+      settle_departed_locked();
+      mark_aliases(slot.backing_range());
+      departed_.push_back({.memory = slot.backing_range(),  // add() reserved the room.
+                           .address_space = slot.id.address_space,
+                           .since = slot.since,
+                           .until = generation});
+      departed_count_.store(departed_.size(), std::memory_order_release);
+    }
     space.by_id[slot.id.id].reset();
     --count_;
     return generation;
   }
 
-  /// What the guest wrote through this slot is in no log any more: other slots
-  /// with the same memory are dirty there.
-  void mark_aliases(const SlotState& gone) noexcept {
-    if (!gone.logged()) {
-      return;
-    }
+  /// What was written through another slot with this memory, which is gone or no
+  /// longer logged, is in no log any more: the slots that show it are dirty there.
+  void mark_aliases(const BackingRange& memory, const SlotState* except = nullptr) noexcept {
     for (const auto& [number, space] : spaces_) {
       for (const SlotRecord& record : space->table.table()) {
-        const PageRange shared = shared_pages(*record.slot, gone);
-        if (shared.count != 0 && record.slot != &gone && record.slot->logged()) {
+        const PageRange shared = shared_pages(*record.slot, memory);
+        if (shared.count != 0 && record.slot != except && record.slot->logged()) {
           record.slot->marks()->mark_range(shared.first, shared.count);
         }
       }
     }
+  }
+  /// Under the lock.
+  void settle_departed_locked() noexcept {
+    if (departed_.empty()) {
+      return;
+    }
+    for (const auto& [number, space] : spaces_) {
+      space->table.fence_readers();
+    }
+    std::erase_if(departed_, [this](const Departed& slot) {
+      const bool over =
+          find_space(slot.address_space)->table.passed(slot.until, slot.since);  // Then mark.
+      mark_aliases(slot.memory);
+      return over;
+    });
+    departed_count_.store(departed_.size(), std::memory_order_release);
   }
 
   void make_marks(SlotState& slot) {
@@ -625,6 +665,8 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
 
   std::vector<std::shared_ptr<SlotState>> parked_;
   std::vector<Retired> retired_;
+  std::vector<Departed> departed_;
+  std::atomic<std::size_t> departed_count_{0};
   std::shared_ptr<SlotIds> ids_;
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> updater_{0};  // the thread that holds mutex_ for an update

@@ -23,6 +23,13 @@
 KVM_HPP_BEGIN
 namespace detail {
 
+/// A piece of memory, whichever slots show it.
+struct BackingRange {
+  BackingId backing;
+  std::uint64_t offset = 0;
+  std::uint64_t size = 0;
+};
+
 /// What everything that names one memory slot shares: its handle, the table of
 /// slots, pins, dirty logs. The slot's number is not given to another slot
 /// while one of them is left.
@@ -55,6 +62,7 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
   /// that.
   const BackingId backing;
   const std::uint64_t backing_offset;
+  BackingRange backing_range() const noexcept { return {backing, backing_offset, size}; }
   /// Empty once the memory was handed back or unmapped.
   Mapping mapping;
 
@@ -140,18 +148,21 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
   ProcessToken owner_ = this_process();
 };
 
-/// The pages of `slot` whose memory `other` has, too.
-inline PageRange shared_pages(const SlotState& slot, const SlotState& other) noexcept {
+/// The pages of `slot` that lie in that memory.
+inline PageRange shared_pages(const SlotState& slot, const BackingRange& other) noexcept {
   if (slot.backing != other.backing) {
     return {};
   }
-  const std::uint64_t begin = std::max(slot.backing_offset, other.backing_offset);
-  const std::uint64_t end =
-      std::min(slot.backing_offset + slot.size, other.backing_offset + other.size);
+  const std::uint64_t begin = std::max(slot.backing_offset, other.offset);
+  const std::uint64_t end = std::min(slot.backing_offset + slot.size, other.offset + other.size);
   if (begin >= end) {
     return {};
   }
   return {(begin - slot.backing_offset) >> slot.page_shift, (end - begin) >> slot.page_shift};
+}
+/// The pages of `slot` whose memory `other` has, too.
+inline PageRange shared_pages(const SlotState& slot, const SlotState& other) noexcept {
+  return shared_pages(slot, other.backing_range());
 }
 
 }  // namespace detail
