@@ -309,6 +309,10 @@ inline Result<DirtyTracker> Vm::try_track_dirty(DirtyMode mode,
   if (foreign()) {
     return failure(operation, EIO);
   }
+  if (mode < DirtyMode::log || mode > DirtyMode::automatic) {
+    return failure(operation, EINVAL, detail::text("mode=", static_cast<int>(mode)),
+                   "there is no such mode");
+  }
   if (mode == DirtyMode::automatic) {
     using Manual = cap::ManualDirtyLogProtect2;
     mode = state_->dirty_ring                                              ? DirtyMode::ring

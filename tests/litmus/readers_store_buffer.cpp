@@ -73,6 +73,9 @@ int main(int argc, char** argv) {
       for (int i = 0; i < 300; ++i) {
         detail::light_fence();
       }
+      if (!space.reserve(1)) {
+        return 2;
+      }
       space.begin_update(2);
       space.publish(slot.get(), nullptr);
       const std::uint64_t generation = space.end_update();

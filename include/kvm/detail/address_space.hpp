@@ -175,13 +175,12 @@ class AddressSpace {
 
   const SlotTable& table() const noexcept { return *table_; }
 
-  /// Makes sure that the next publish(), and one more without adding a slot,
-  /// find a table to fill.
+  /// Makes sure that the next publish() finds a table to fill. Never waits.
   bool reserve(std::size_t slots) noexcept {
     std::erase_if(spares_, [slots](const auto& table) { return table->capacity() < slots; });
     // Room to grow, so that adding a slot does not allocate each time.
     const std::size_t capacity = slots + slots / 4 + 8;
-    while (spares_.size() < 2) {
+    if (spares_.empty()) {
       auto table = SlotTable::try_make(records_, capacity);
       if (!table || !try_reserve(spares_, spares_.size() + 1)) {
         return false;
@@ -199,8 +198,7 @@ class AddressSpace {
       next_record_ += sizeof(SlotRecord);
     }
     // What publish() and reclaim() append.
-    return try_reserve(retired_, retired_.size() + spares_.size() + slots) &&
-           try_reserve(spares_, most_spares + 1);
+    return try_reserve(retired_, retired_.size() + 1) && try_reserve(spares_, most_spares + 1);
   }
 
   /// Raises the flag: from now on nothing is remembered.
@@ -211,15 +209,9 @@ class AddressSpace {
     published_->generation.store(now | update_in_progress, std::memory_order_seq_cst);
   }
   /// Replaces the table by one without a slot and with another; either may be
-  /// null. A slot that changed is both. Between begin_update() and end_update().
+  /// null. A slot that changed is both. After reserve(), between begin_update() and
+  /// end_update().
   void publish(SlotState* without, SlotState* with) noexcept {
-    // reserve() prevents it, unless readers hold all up. Then a retired table
-    // is large enough: it had the slot that is going now.
-    while (spares_.empty()) {
-      fence_readers();
-      await(next_generation_);
-      reclaim();
-    }
     std::unique_ptr<SlotTable> next = std::move(spares_.back());
     spares_.pop_back();
     Retired old{.table = nullptr,

@@ -277,13 +277,8 @@ class DirtyCollector {
 
   /// Whether a DirtyLog that had a slot is gone.
   bool log_released() const noexcept {
-    return std::any_of(others_.begin(), others_.end(), [](const auto& slot) {
-      const bool released = slot->claim_log();
-      if (released) {
-        slot->release_log();
-      }
-      return released;
-    });
+    return std::any_of(others_.begin(), others_.end(),
+                       [](const auto& slot) { return !slot->log_in_use(); });
   }
 
   /// Takes over the slots that there are. Changes nothing if memory runs out.

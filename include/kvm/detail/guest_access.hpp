@@ -57,12 +57,17 @@ concept GuestScalar = std::same_as<T, std::remove_cv_t<T>> &&
 
 /// What can be copied out of guest memory as a value: a scalar, or a trivially
 /// copyable struct without padding, or with is_guest_layout. A bool or an enum
-/// of few values has no place in such a struct: the guest chooses the bytes.
+/// of few values has no place in such a struct: the guest chooses the bytes; nor
+/// has a pointer. That cannot be checked, but for spans and string views, which
+/// are refused: pass their bytes.
 template <class T>
-concept GuestValue = GuestScalar<T> ||
-    (std::same_as<T, std::remove_cv_t<T>> &&
-     (std::is_class_v<T> || std::is_union_v<T>)&&std::is_trivially_copyable_v<T> &&
-     (std::has_unique_object_representations_v<T> || is_guest_layout<T>));
+concept GuestValue = GuestScalar<T> ||(
+    std::same_as<T, std::remove_cv_t<T>> &&
+    (std::is_class_v<T> || std::is_union_v<T>)&&std::is_trivially_copyable_v<T> &&
+    (std::has_unique_object_representations_v<T> || is_guest_layout<T>)&&!requires {
+      typename T::element_type;
+    } &&
+    !requires { typename T::traits_type; });
 
 /// What a compare-exchange found.
 template <class T>

@@ -89,12 +89,12 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
                                               "rings to be harvested since they were deleted"));
     }
     // From here on a failure gives the number back by itself.
-    auto slot = std::make_shared<SlotState>(ids_, *id, request.gpa, memory.share(), request.flags);
+    auto slot = make_state(*id, request, memory);
     if (slot->logged()) {
       make_marks(*slot);
     }
     by_id(**space, id->id);  // makes the room
-    if (!(*space)->table.reserve((*space)->table.table().count() + 1)) {
+    if (!make_ready(**space, 1)) {
       return fail(ENOMEM, "the host is out of memory");
     }
     AddressSpace& table = (*space)->table;
@@ -102,16 +102,13 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (!set_region(*slot, request.gpa, size, request.flags, &request)) {
       const int error_number = errno;
       table.end_update();
-      return fail(error_number, explain(error_number, **space, request.gpa, size, nullptr));
+      return fail(error_number, explain(error_number, **space, request.gpa, size, nullptr,
+                                        request.address_space));
     }
     table.publish(nullptr, slot.get());
     table.end_update();
     by_id(**space, id->id) = slot;
     ++count_;
-    if (table.retired_tables() > most_retired_tables) {
-      table.fence_readers();
-      reclaim(**space);
-    }
     memory = Mapping();  // The slot has it now.
     notify(MemoryChange::Kind::added, *slot, {}, slot->gpa());
     return slot;
@@ -197,7 +194,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return fail(EINVAL, "the range passes the end of the address space");
     }
     Space& space = *find_space(slot.id.address_space);
-    if (!space.table.reserve(space.table.table().count())) {
+    if (!make_ready(space, 0)) {
       return fail(ENOMEM, "the host is out of memory");
     }
     space.table.begin_update(2);
@@ -206,7 +203,8 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       const int error_number = errno;
       space.table.end_update();
       notify(MemoryChange::Kind::added, slot, from, from);
-      return fail(error_number, explain(error_number, space, to, slot.size, &slot));
+      return fail(error_number,
+                  explain(error_number, space, to, slot.size, &slot, slot.id.address_space));
     }
     slot.gpa_.store(to.value, std::memory_order_release);
     space.table.publish(&slot, &slot);
@@ -241,7 +239,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     make_marks(slot);
     Space& space = *find_space(slot.id.address_space);
-    if (!space.table.reserve(space.table.table().count())) {
+    if (!make_ready(space, 0)) {
       return fail(ENOMEM, "the host is out of memory");
     }
     space.table.begin_update(1);
@@ -310,7 +308,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     return result;
   }
   /// Before dirty pages are collected: a write that began before its slot was
-  /// removed may have marked that slot alone, after the others with the same
+  /// removed, or through a pin, may have marked that slot alone, after the others with the same
   /// memory were told. They are told again until no such write is in flight.
   void settle_departed() noexcept {
     if (departed_count_.load(std::memory_order_acquire) != 0) {
@@ -398,6 +396,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
 
   /// What is left of a logged slot that was removed.
   struct Departed {
+    std::weak_ptr<SlotState> slot;  // Its number may go to another slot meanwhile.
     BackingRange memory;
     std::uint16_t address_space;
     std::uint64_t since;
@@ -496,6 +495,31 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     return call(uapi::request::set_user_memory_region, &region) == 0;
   }
 
+  /// From then on the number goes back by itself.
+  std::shared_ptr<SlotState> make_state(SlotId id, const NewSlot& request, const Mapping& memory) {
+    struct Guard {
+      SlotIds& ids;
+      SlotId id;
+      bool armed = true;
+      ~Guard() {
+        if (armed) {
+          ids.give_back(id);
+        }
+      }
+    } guard{*ids_, id};
+    auto slot = std::make_shared<SlotState>(ids_, id, request.gpa, memory.share(), request.flags);
+    guard.armed = false;
+    return slot;
+  }
+  /// Makes sure that a table can be published, with so many more slots. Takes
+  /// back now and then what readers have left; never waits for them.
+  bool make_ready(Space& space, std::size_t more) noexcept {
+    if (space.table.retired_tables() > most_retired_tables) {
+      space.table.fence_readers();
+      reclaim(space);
+    }
+    return space.table.reserve(space.table.table().count() + more);
+  }
   std::uint64_t remove_locked(SlotState& slot) noexcept {
     if (!slot.exists()) {
       errno = ENOENT;
@@ -503,6 +527,10 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     Space& space = *find_space(slot.id.address_space);
     const Gpa gpa = slot.gpa();
+    if (!make_ready(space, 0)) {
+      errno = ENOMEM;
+      return 0;
+    }
     space.table.begin_update(2);
     notify(MemoryChange::Kind::removing, slot, gpa, {});
     if (!set_region(slot, gpa, 0, 0, nullptr)) {
@@ -512,13 +540,19 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       errno = error_number;
       return 0;
     }
+    // Before a harvest can see that the slot is gone, what its log held is known
+    // as the others'; and again below, when no reader finds the slot any more.
+    if (slot.logged()) {
+      mark_aliases(slot.backing_range(), &slot);
+    }
     slot.exists_.store(false, std::memory_order_release);
     space.table.publish(&slot, nullptr);
     const std::uint64_t generation = space.table.end_update();
     if (slot.logged()) {
       settle_departed_locked();
       mark_aliases(slot.backing_range());
-      departed_.push_back({.memory = slot.backing_range(),  // add() reserved the room.
+      departed_.push_back({.slot = slot.weak_from_this(),  // add() reserved the room.
+                           .memory = slot.backing_range(),
                            .address_space = slot.id.address_space,
                            .since = slot.since,
                            .until = generation});
@@ -550,8 +584,12 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       space->table.fence_readers();
     }
     std::erase_if(departed_, [this](const Departed& slot) {
-      const bool over =
-          find_space(slot.address_space)->table.passed(slot.until, slot.since);  // Then mark.
+      // In this order: an access may end with a pin, and a pin ends with marks.
+      bool over = find_space(slot.address_space)->table.passed(slot.until, slot.since);
+      if (over) {
+        const auto pins = slot.slot.lock();
+        over = !pins || !pins->pinned();
+      }
       mark_aliases(slot.memory);
       return over;
     });
@@ -639,7 +677,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   }
 
   std::string explain(int error_number, const Space& space, Gpa gpa, std::uint64_t size,
-                      const SlotState* self) const {
+                      const SlotState* self, std::uint16_t address_space) const {
     if (error_number == EEXIST) {
       const SlotTable& table = space.table.table();
       for (auto record = table.at_or_above(gpa.value);
@@ -651,6 +689,13 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       }
       return "it overlaps a slot that was made with raw ioctls, or one of KVM's own: the APIC "
              "access page, the TSS or the identity map";
+    }
+    if (error_number == EINVAL && address_space >= address_spaces()) {
+      return text("this host's VMs have ", address_spaces(), " address space(s), from 0 on");
+    }
+    constexpr std::uint64_t most_pages = (std::uint64_t{1} << 31) - 1;
+    if (error_number == EINVAL && size >> page_shift_ > most_pages) {
+      return text("a slot has at most ", most_pages, " pages");
     }
     if (error_number == EINVAL) {
       return "KVM refused the range, the flags or the address space: the gpa may be beyond what "

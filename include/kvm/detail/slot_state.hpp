@@ -104,6 +104,7 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
 
   /// The one that may read and clear this slot's log: a DirtyLog or the tracker.
   bool claim_log() noexcept { return !log_claimed_.exchange(true, std::memory_order_acq_rel); }
+  bool log_in_use() const noexcept { return log_claimed_.load(std::memory_order_acquire); }
   void release_log() noexcept { log_claimed_.store(false, std::memory_order_release); }
 
   /// Counts one who uses the addresses outside of an access. Only from within

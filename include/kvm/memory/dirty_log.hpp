@@ -130,7 +130,7 @@ class [[nodiscard]] DirtyLog {
   /// else writes first: else there is always a later write.
   ///
   /// Allocates nothing. Fails with ENOENT if the slot is deleted or does not log
-  /// now, EDEADLK from within `f`.
+  /// now, EDEADLK from within `f`, which must not drop or move this object.
   /// @return how many pages were taken
   template <class F>
   Result<std::uint64_t> try_harvest(F&& f) {
@@ -157,9 +157,7 @@ class [[nodiscard]] DirtyLog {
     if (send_get(snapshot_) < 0) [[unlikely]] {
       return failure(get_request.name, errno);
     }
-    if (!manual) {
-      keep(0, snapshot_.words());
-    }
+    keep(0, snapshot_.words());
     fence();
     // After the marks: a move gives the slot its gpa, then marks all of it.
     const std::uint64_t gfn = slot_->gpa().value >> slot_->page_shift;
@@ -175,7 +173,6 @@ class [[nodiscard]] DirtyLog {
       const std::uint64_t end = piece < pages - first ? first + piece : pages;
       const std::uint64_t end_word = (end - 1) / 64 + 1;
       if (find_word<0>(snapshot_.data(), first / 64, end_word) != end_word) {
-        keep(first / 64, end_word);  // They are in KVM's log as well until it is cleared.
         if (send_clear(snapshot_, first, end - first) < 0) [[unlikely]] {
           return failure(clear_request.name, errno);
         }

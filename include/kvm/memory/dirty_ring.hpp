@@ -104,7 +104,8 @@ class [[nodiscard]] DirtyRing {
   /// `f` may return nothing, or whether it took the entry. If it returns false
   /// or throws, this one and all after it are handed over first the next time,
   /// and so they are if KVM refuses something. `f` runs without a lock, but not
-  /// within another harvest of the same ring: EDEADLK.
+  /// within another harvest of the same ring: EDEADLK. It must not drop or move
+  /// this object.
   ///
   /// The CPU may keep writes to itself until the vCPU next leaves the guest:
   /// kick it before the last harvest, and look at the ring after it returned.

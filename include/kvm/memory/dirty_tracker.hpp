@@ -184,21 +184,42 @@ class [[nodiscard]] DirtySubscription {
     }
     detail::DirtySubscriber& subscriber;
   };
-  /// Puts a run back that was not taken.
-  struct Offer {
-    Offer(const detail::PendingPages& of, PageRange offered) : pending(of), run(offered) {
-      pending.take(run);
+  /// Takes a run, and the same memory as other slots show it, before `f` sees
+  /// it: what is collected while `f` runs counts anew, in all of them. Puts it
+  /// back if it was not taken.
+  class Offer {
+   public:
+    Offer(const detail::PendingSet& set, std::size_t index, PageRange run) noexcept
+        : set_(set), index_(index), run_(run) {
+      set_.slots[index_]->take(run_);
+      for_each_alias([](const detail::PendingPages& other, PageRange pages) { other.take(pages); });
     }
     Offer(const Offer&) = delete;
     Offer& operator=(const Offer&) = delete;
     ~Offer() {
       if (!taken) {
-        pending.give_back(run);
+        set_.slots[index_]->give_back(run_);
+        for_each_alias(
+            [](const detail::PendingPages& other, PageRange pages) { other.give_back(pages); });
       }
     }
-    const detail::PendingPages& pending;
-    const PageRange run;
     bool taken = false;
+
+   private:
+    template <class F>
+    void for_each_alias(F call) const noexcept {
+      for (const detail::Alias& alias : (*set_.aliases)[index_]) {
+        const std::uint64_t first = std::max(run_.first, alias.pages.first);
+        const std::uint64_t end =
+            std::min(run_.first + run_.count, alias.pages.first + alias.pages.count);
+        if (const auto& other = set_.slots[alias.other]; other && first < end) {
+          call(*other, PageRange{first - alias.pages.first + alias.first_there, end - first});
+        }
+      }
+    }
+    const detail::PendingSet& set_;
+    const std::size_t index_;
+    const PageRange run_;
   };
 
   /// @return whether `f` took them all
@@ -211,8 +232,7 @@ class [[nodiscard]] DirtySubscription {
       if (!slot.exists()) {
         return true;
       }
-      // Taken first: what is collected while `f` runs counts anew.
-      Offer offer(pending, run);
+      Offer offer(set, index, run);
       const Gpa gpa = slot.gpa() + (run.first << slot.page_shift);
       const DirtyPages dirty{
           .slot = slot.id,
@@ -228,24 +248,9 @@ class [[nodiscard]] DirtySubscription {
       }
       offer.taken = true;
       pages += run.count;
-      for (const detail::Alias& alias : (*set.aliases)[index]) {
-        take_alias(set, alias, run);
-      }
     }
     return true;
   }
-  /// The same memory as another slot's: it was handed over. Whatever was written
-  /// to it since is collected for this slot too.
-  static void take_alias(const detail::PendingSet& set, const detail::Alias& alias,
-                         PageRange run) noexcept {
-    const std::uint64_t first = std::max(run.first, alias.pages.first);
-    const std::uint64_t end =
-        std::min(run.first + run.count, alias.pages.first + alias.pages.count);
-    if (const auto& other = set.slots[alias.other]; other && first < end) {
-      other->take({first - alias.pages.first + alias.first_there, end - first});
-    }
-  }
-
   int unusable() const noexcept {
     return !subscriber_                    ? EBADF
            : collector_->state().foreign() ? EIO
@@ -292,7 +297,8 @@ class [[nodiscard]] DirtySubscription {
 /// A slot counts from when its logging is on; all of its pages are pending then.
 /// It has the slots' logs, so a DirtyLog on one of them is refused, and a slot
 /// with a DirtyLog is untracked. It ends when the last of this object and its
-/// subscriptions goes. Any thread.
+/// subscriptions goes; what a subscription had pending then is forgotten. Any
+/// thread.
 class [[nodiscard]] DirtyTracker {
  public:
   DirtyTracker(DirtyTracker&&) noexcept = default;

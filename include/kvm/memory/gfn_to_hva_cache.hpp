@@ -126,8 +126,8 @@ class GfnToHvaCache {
       detail::CacheLine& line = *line_;
       if (announce(line)) [[likely]] {
         // Not a pointer's sum, as the offset is not known to be inside yet.
-        auto* const at = reinterpret_cast<std::byte*>(
-            reinterpret_cast<std::uintptr_t>(line.host) + offset);
+        auto* const at =
+            reinterpret_cast<std::byte*>(reinterpret_cast<std::uintptr_t>(line.host) + offset);
         if (detail::is_aligned<T>(at)) [[likely]] {
           if (offset < line.writable) [[likely]] {
             detail::store<T>(at, value);

@@ -125,6 +125,10 @@ class GuestMemory {
  public:
   class View;
 
+  // No move of its own: what was moved from would be empty.
+  GuestMemory(const GuestMemory&) noexcept = default;
+  GuestMemory& operator=(const GuestMemory&) noexcept = default;
+
   /// Bit 63 of a generation: an update is in progress.
   static constexpr std::uint64_t update_in_progress = detail::AddressSpace::update_in_progress;
 
@@ -365,7 +369,7 @@ class GuestMemory::View {
   /// Takes addresses for what blocks: system calls, io_uring, vhost, VFIO. The
   /// memory stays mapped, and MemorySlot::remove() waits, until it is dropped.
   /// Nothing if not all of the range is guest memory, or may be written for
-  /// PinFor::writing.
+  /// PinFor::writing. An empty range is everywhere.
   std::optional<Pin> pin(Gpa gpa, std::uint64_t size, PinFor purpose);
 
   /// Reads from a file descriptor into guest memory, without a buffer between,

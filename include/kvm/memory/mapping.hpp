@@ -338,6 +338,7 @@ class [[nodiscard]] Mapping {
   /// may or may not be lost. Refused for a file's private copy, which would
   /// show the file again, and for what KVM or a driver provides.
   /// (MADV_DONTNEED for anonymous memory, else fallocate with PUNCH_HOLE.)
+  /// Marks no page as dirty: MemorySlot::discard does, or mark_dirty() in a View.
   /// @param offset in bytes from data(), a multiple of page_size()
   /// @param size   in bytes, a multiple of it too
   Result<void> try_discard(std::uint64_t offset, std::uint64_t size) const;

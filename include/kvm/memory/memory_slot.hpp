@@ -220,9 +220,27 @@ class [[nodiscard]] MemorySlot {
   }
   void log_dirty(bool enable) { try_log_dirty(enable).value(); }
 
+  /// Gives [offset, offset + size) of the slot's memory back to the host, which
+  /// is what a balloon does: it reads as zero from then on, and counts as dirty.
+  /// Mapping::discard, which does the work, knows no slots and marks nothing.
+  /// @param offset, size in bytes, multiples of the page size
+  Result<void> try_discard(std::uint64_t offset, std::uint64_t size) {
+    if (!slot_) {
+      return empty();
+    }
+    auto discarded = slot_->mapping.try_discard(offset, size);
+    if (detail::in_bounds(offset, size, slot_->size)) {
+      slot_->mark(offset, size, state_->asymmetric());  // A failure may have come half way.
+    }
+    return discarded;
+  }
+  void discard(std::uint64_t offset, std::uint64_t size) { try_discard(offset, size).value(); }
+
   /// Deletes the slot, waits for accesses and pins of other threads to end, and
   /// hands the memory back. On failure nothing has changed, in particular with
-  /// EDEADLK: if this thread holds a pin of the slot, or is in an observer. A
+  /// EDEADLK: if this thread made a pin of the slot that still lives, whoever
+  /// holds it, or is in an observer. It waits for pins that others made: should
+  /// this thread hold one of those, use try_remove(). A
   /// vCPU may be running: from then on it gets MMIO exits for the range.
   Mapping remove() {
     // In a forked child the lock of the pins may be taken for ever.

@@ -4,7 +4,8 @@ set(old [[      if (const DirtyWords* marks = tracked->slot->marks()) {
       }
     }
     if (rings_) {]])
-set(new [[    }
+set(new [[      (void)tracked;
+    }
     if (rings_) {]])
 set(second_old [[    if (logs && manual) {
       if (auto cleared = clear_logs(); !cleared) {]])
