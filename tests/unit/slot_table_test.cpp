@@ -92,7 +92,7 @@ void expect_agrees(const SlotTable& table, const std::vector<SlotState*>& slots)
   ASSERT_EQ(table.count(), slots.size());
   ASSERT_EQ(static_cast<std::size_t>(table.end() - table.begin()), slots.size());
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const SlotRecord& record = table.begin()[i];
+    const SlotRecord& record = table.begin()[static_cast<std::ptrdiff_t>(i)];
     ASSERT_EQ(record.slot, slots[i]);
     ASSERT_EQ(record.gpa, slots[i]->gpa().value);
     ASSERT_EQ(record.size, slots[i]->size);

@@ -84,11 +84,11 @@ void memory(kvm::Vm& vm, kvm::Vcpu& vcpu, kvm::MemorySlot& slot) {
   accesses<std::uint32_t>(view, Gpa{0});
   accesses<std::uint64_t>(view, Gpa{0});
   accesses<kvm::uapi::kvm_dirty_gfn>(view, Gpa{0});
-  accesses<std::uint8_t>(cache, 0);
-  accesses<std::uint16_t>(cache, 0);
-  accesses<std::uint32_t>(cache, 0);
-  accesses<std::uint64_t>(cache, 0);
-  accesses<kvm::uapi::kvm_dirty_gfn>(cache, 0);
+  accesses<std::uint8_t>(cache, std::uint64_t{0});
+  accesses<std::uint16_t>(cache, std::uint64_t{0});
+  accesses<std::uint32_t>(cache, std::uint64_t{0});
+  accesses<std::uint64_t>(cache, std::uint64_t{0});
+  accesses<kvm::uapi::kvm_dirty_gfn>(cache, std::uint64_t{0});
   static_cast<void>(view.atomic_load<std::uint64_t>(Gpa{0}));
   static_cast<void>(view.atomic_store<std::uint64_t>(Gpa{0}, 0));
   static_cast<void>(view.atomic_exchange<std::uint64_t>(Gpa{0}, 0));
