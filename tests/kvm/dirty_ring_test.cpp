@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -360,7 +361,7 @@ TEST_F(DirtyRings, SignalsDoNotDisturbAHarvest) {
   std::thread signals([&] {
     while (!end) {
       pthread_kill(target, SIGUSR1);
-      std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));  // The guest must get on.
     }
   });
   for (int round = 0; round < 20; ++round) {

@@ -82,7 +82,7 @@ class Writer {
     regs.rbx = gpa;
     regs.rcx = count;
     vcpu.set_regs(regs);
-    for (int i = 0; i < 10'000; ++i) {
+    for (int full_rings = 0; full_rings < 10'000;) {
       bool done = false;
       const kvm::Exit exit = vcpu.run();
       exit.visit([&](kvm::exits::IoOut) { done = true; },
@@ -91,6 +91,7 @@ class Writer {
                      fail("the ring is full");
                    }
                    full();
+                   ++full_rings;
                  },
                  [&](kvm::exits::Interrupted) {}, [&](auto&&) { fail(exit.describe().c_str()); });
       if (done) {
