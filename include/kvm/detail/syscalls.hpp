@@ -130,6 +130,12 @@ inline int get_signal_action(int signal, struct ::sigaction* out) noexcept {
   return ::sigaction(signal, nullptr, out);
 }
 
+/// Blocks the signals of `blocked` and no others in the calling thread, and says
+/// which ones were. Returns 0 or an errno value.
+inline int set_signal_mask(const ::sigset_t* blocked, ::sigset_t* before) noexcept {
+  return ::pthread_sigmask(SIG_SETMASK, blocked, before);
+}
+
 /// The calling thread's blocked signals. Returns 0 or an errno value.
 inline int get_signal_mask(::sigset_t* out) noexcept {
   return ::pthread_sigmask(SIG_BLOCK, nullptr, out);
