@@ -270,7 +270,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   /// The address space of that number, made when it is first asked for.
   Result<AddressSpace*> try_address_space(std::uint16_t number) {
     if (foreign()) {
-      return failure("mmap", EIO);
+      return failure("Vm::memory", EIO);
     }
     const ObserverLock lock(*this);
     if (const int spaces = address_spaces(); number >= spaces) {
@@ -285,12 +285,6 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     return &(*space)->table;
   }
 
-  /// The slot with that number, or null. The dirty rings name slots so.
-  std::shared_ptr<SlotState> find(SlotId id) const {
-    const ObserverLock lock(*this);
-    const Space* space = find_space(id.address_space);
-    return space != nullptr && id.id < space->by_id.size() ? space->by_id[id.id] : nullptr;
-  }
   /// All slots, in no order.
   std::vector<std::shared_ptr<SlotState>> all() const {
     std::vector<std::shared_ptr<SlotState>> result;
