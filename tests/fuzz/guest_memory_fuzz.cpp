@@ -169,6 +169,13 @@ class World {
         bytes_(backing_.size()) {
     std::memset(backing_.data(), 0, backing_.size());
   }
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+  ~World() {
+    drop_pin();
+    slots_.clear();
+    forget_departed();
+  }
 
   void step(Input& input) {
     const std::uint64_t operation = input.bytes(1);
@@ -353,16 +360,35 @@ class World {
       slot.marked.insert(i);
     }
   }
-  /// Slots with the same memory as one whose log is lost.
-  void mark_aliases(const Slot& gone) {
+  /// Logged slots show it: they are dirty when the log of another one is lost.
+  struct Memory {
+    std::uint64_t offset, size, serial;
+  };
+  static Memory memory_of(const Slot& slot) { return {slot.offset, slot.size, slot.serial}; }
+  void mark_aliases(const Memory& gone) {
     for (const auto& slot : slots_) {
-      for (std::uint64_t i = 0; slot.get() != &gone && slot->logged && i < slot->size; i += page) {
+      for (std::uint64_t i = 0; slot->serial != gone.serial && slot->logged && i < slot->size;
+           i += page) {
         const std::uint64_t at = slot->offset + i;
         if (at >= gone.offset && at < gone.offset + gone.size) {
           slot->marked.insert(i / page);
         }
       }
     }
+  }
+  /// A logged slot was deleted. Those that went before it are looked at again:
+  /// someone may have written through them since, by a pin.
+  void depart(const Slot& slot) {
+    mark_aliases(memory_of(slot));
+    for (const Memory& gone : departed_) {
+      mark_aliases(gone);
+    }
+    std::erase_if(departed_, [&](const Memory& gone) { return !pins(gone.serial); });
+    departed_.push_back(memory_of(slot));
+  }
+  /// So that what departed here is not looked at in the next world.
+  void forget_departed() {
+    const MemorySlot last = vm_.add_memory(Gpa{0}, Mapping::anonymous(page), {.log_dirty = true});
   }
 
   // --- slots ---
@@ -422,7 +448,7 @@ class World {
     if (how % 2 == 0) {
       auto removed = slot->handle.try_remove();
       require(removed.has_value());
-      const bool pinned = pins(*slot);
+      const bool pinned = pins(slot->serial);
       require(removed->in_use() == pinned);
       const auto taken = removed->try_take();
       require(taken.has_value() == !pinned);
@@ -430,9 +456,9 @@ class World {
       const MemorySlot dropped = std::move(slot->handle);
     }
     if (slot->logged) {
-      mark_aliases(*slot);
+      depart(*slot);
     }
-    removed_with_pin_ += pins(*slot) ? 1 : 0;
+    removed_with_pin_ += pins(slot->serial) ? 1 : 0;
     slots_.erase(std::find_if(slots_.begin(), slots_.end(),
                               [&](const auto& one) { return one.get() == slot; }));
   }
@@ -463,7 +489,7 @@ class World {
     require(changed.has_value() == (error_number == 0));
     if (changed) {
       if (slot->logged) {
-        mark_aliases(*slot);
+        mark_aliases(memory_of(*slot));
       }
       slot->logged = !slot->logged;
       slot->marked.clear();
@@ -640,12 +666,12 @@ class World {
 
   // --- pins, and what else there is ---
 
-  bool pins(const Slot& slot) const { return pinned_pages_.contains(slot.serial); }
+  bool pins(std::uint64_t serial) const { return pinned_pages_.contains(serial); }
   std::size_t pinned_removed() const { return removed_with_pin_; }
   void drop_pin() {
     pin_.reset();
     for (const auto& slot : slots_) {
-      if (pin_for_writing_ && slot->logged && pins(*slot)) {
+      if (pin_for_writing_ && slot->logged && pins(slot->serial)) {
         slot->marked.merge(pinned_pages_[slot->serial]);
       }
     }
@@ -705,6 +731,7 @@ class World {
   std::optional<kvm::Pin> pin_;
   bool pin_for_writing_ = false;
   std::map<std::uint64_t, std::set<std::uint64_t>> pinned_pages_;  // by the slots' serials
+  std::vector<Memory> departed_;
   std::uint64_t last_serial_ = 0;
   std::size_t removed_with_pin_ = 0;
 };
