@@ -277,6 +277,22 @@ TEST(SlotTable, HintsAreRightForOrdinaryLayouts) {
   EXPECT_GT(right, 600);
 }
 
+// Eight slots of 8 MiB with holes between: no granule of one shares a hint with another's.
+TEST(SlotTable, HintsAreRightEverywhereForSlotsInARow) {
+  Slots make;
+  std::vector<SlotState*> slots;
+  auto table = make_table(0);
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    slots.push_back(make.make((i << 24) + 0x100000, 0x800000 / page));
+    table = with(*table, slots.back());
+  }
+  for (SlotState* const slot : slots) {
+    for (std::uint64_t gpa = slot->gpa().value; gpa < slot->gpa().value + slot->size; gpa += page) {
+      ASSERT_EQ(hinted(*table, gpa).slot, slot) << std::hex << gpa;
+    }
+  }
+}
+
 // --- ranges across slots ---
 
 TEST(MemoryReader, CoversWhatSlotsCover) {
