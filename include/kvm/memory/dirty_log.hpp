@@ -149,16 +149,32 @@ class [[nodiscard]] DirtyLog {
     const std::uint64_t pages = this->pages();
     const bool manual = state_->manual_protect.load(std::memory_order_acquire);
     // The VMM's marks, then KVM's log, a fence, and only then clear and hand over.
+    bool marked = false;
     if (const detail::DirtyWords* marks = slot_->marks()) {
-      if (marks->take(pending_.data())) {
+      marked = marks->take(pending_.data());
+      if (marked) {
         window_ = {0, pending_.words()};
       }
     }
-    if (send_get(snapshot_) < 0) [[unlikely]] {
+    // Where nothing waits, KVM writes straight to where pages wait to be handed
+    // over: a second buffer would be as much memory again that is not in the
+    // CPU's caches.
+    const bool direct = window_.first > window_.end;
+    DirtyBitmap& log = direct ? pending_ : snapshot_;
+    if (direct) {
+      window_ = {0, pending_.words()};  // Also if KVM fails half way.
+    }
+    if (send_get(log) < 0) [[unlikely]] {
       return failure(get_request.name, errno);
     }
-    keep(0, snapshot_.words());
-    fence();
+    if (!direct) {
+      keep(0, snapshot_.words());
+    }
+    // For who wrote to a page and left its mark alone, because it was set. Where
+    // none was taken, nobody can have.
+    if (marked) {
+      fence();
+    }
     // After the marks: a move gives the slot its gpa, then marks all of it.
     const std::uint64_t gfn = slot_->gpa().value >> slot_->page_shift;
     std::uint64_t taken = 0;
@@ -172,8 +188,8 @@ class [[nodiscard]] DirtyLog {
     for (std::uint64_t first = 0; first < pages;) {
       const std::uint64_t end = piece < pages - first ? first + piece : pages;
       const std::uint64_t end_word = (end - 1) / 64 + 1;
-      if (find_word<0>(snapshot_.data(), first / 64, end_word) != end_word) {
-        if (send_clear(snapshot_, first, end - first) < 0) [[unlikely]] {
+      if (find_word<0>(log.data(), first / 64, end_word) != end_word) {
+        if (send_clear(log, first, end - first) < 0) [[unlikely]] {
           return failure(clear_request.name, errno);
         }
       }

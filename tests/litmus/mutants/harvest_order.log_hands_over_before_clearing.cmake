@@ -1,6 +1,7 @@
 set(header memory/dirty_log.hpp)
-set(old [=[        if (send_clear(snapshot_, first, end - first) < 0) [[unlikely]] {]=])
-set(new [=[        if (!hand_over(gfn, first, end, taken, f)) {
+set(old [=[        if (send_clear(log, first, end - first) < 0) [[unlikely]] {]=])
+set(new [=[        const DirtyBitmap was = log;
+        if (!hand_over(gfn, first, end, taken, f)) {
           break;
         }
-        if (send_clear(snapshot_, first, end - first) < 0) {]=])
+        if (send_clear(was, first, end - first) < 0) {]=])

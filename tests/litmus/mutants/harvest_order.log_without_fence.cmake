@@ -1,4 +1,6 @@
 set(header memory/dirty_log.hpp)
-set(old [[    fence();
+set(old [[      fence();
+    }
     // After the marks]])
-set(new [[    // After the marks]])
+set(new [[    }
+    // After the marks]])
