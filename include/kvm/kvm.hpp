@@ -14,6 +14,11 @@
 #include <kvm/exit.hpp>
 #include <kvm/exits.hpp>
 #include <kvm/fd.hpp>
+#include <kvm/irq/coalesced.hpp>
+#include <kvm/irq/event_fd.hpp>
+#include <kvm/irq/ioeventfd.hpp>
+#include <kvm/irq/irqfd.hpp>
+#include <kvm/irq/routing.hpp>
 #include <kvm/kicker.hpp>
 #include <kvm/memory/dirty_bitmap.hpp>
 #include <kvm/memory/dirty_log.hpp>
@@ -29,6 +34,9 @@
 #include <kvm/uapi.hpp>
 #include <kvm/vcpu.hpp>
 #include <kvm/vm.hpp>
+#if KVM_HPP_ARCH_ARM64
+#include <kvm/arm64/gic.hpp>
+#endif
 
 #endif
 #endif

@@ -148,6 +148,7 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
 
  private:
   friend class Vm;
+  friend class CoalescedRing;
   friend class DirtyRing;
 
   Vcpu(std::shared_ptr<detail::VmState> state, Fd fd, std::shared_ptr<detail::RunControl> control,

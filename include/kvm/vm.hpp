@@ -6,6 +6,11 @@
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/device.hpp>
+#include <kvm/irq/coalesced.hpp>
+#include <kvm/irq/event_fd.hpp>
+#include <kvm/irq/ioeventfd.hpp>
+#include <kvm/irq/irqfd.hpp>
+#include <kvm/irq/routing.hpp>
 #include <kvm/memory/dirty_tracker.hpp>
 #include <kvm/memory/guest_memfd.hpp>
 #include <kvm/memory/guest_memory.hpp>
@@ -17,13 +22,17 @@
 #include <kvm/x86/vm.hpp>
 #elif KVM_HPP_ARCH_ARM64
 #include <kvm/arm64/vm.hpp>
+#else
+#include <kvm/riscv/vm.hpp>
 #endif
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 KVM_HPP_BEGIN
@@ -34,7 +43,7 @@ using ArchVm = x86::VmCalls;
 #elif KVM_HPP_ARCH_ARM64
 using ArchVm = arm64::VmCalls;
 #else
-using ArchVm = CapabilityHandle<uapi::Scope::vm>;
+using ArchVm = riscv::VmCalls;
 #endif
 }  // namespace detail
 
@@ -194,6 +203,106 @@ class [[nodiscard]] Vm : public detail::ArchVm {
   }
   bool has_device(DeviceType type) const { return try_has_device(type).value(); }
 
+  /// Has an eventfd raise an interrupt (KVM_IRQFD), until the Irqfd is dropped.
+  /// KVM raises it at once if the eventfd counts something already. Needs an
+  /// interrupt controller in the kernel, on arm64 an initialised one.
+  /// @param gsi   which, by the routing table; one that goes nowhere is raised
+  ///              in vain
+  /// @param event without an Irqfd of this VM yet, or on recent kernels of any:
+  ///              EBUSY. Need not outlive this call
+  Result<Irqfd> try_create_irqfd(std::uint32_t gsi, const EventFd& event) {
+    return Irqfd::try_create(state_, gsi, event, nullptr);
+  }
+  Irqfd create_irqfd(std::uint32_t gsi, const EventFd& event) {
+    return try_create_irqfd(gsi, event).value();
+  }
+  /// The same for an interrupt that is a level, where cap::IrqfdResample is: it
+  /// stays raised until the guest has acknowledged it, which `resample` then
+  /// tells. All Irqfds of one gsi must be such.
+  /// @param resample may be shared by several; KVM holds on to it as well
+  Result<Irqfd> try_create_irqfd(std::uint32_t gsi, const EventFd& event, const EventFd& resample) {
+    return Irqfd::try_create(state_, gsi, event, &resample);
+  }
+  Irqfd create_irqfd(std::uint32_t gsi, const EventFd& event, const EventFd& resample) {
+    return try_create_irqfd(gsi, event, resample).value();
+  }
+
+  /// Has the guest's writes to one address signal an eventfd, rather than be
+  /// exits, until the Ioeventfd is dropped (KVM_IOEVENTFD):
+  ///
+  ///     vm.create_ioeventfd(kvm::IoeventfdAddress::mmio<std::uint32_t>(notify), event);
+  ///
+  /// EEXIST if there is one that takes some of the same writes.
+  /// @param event need not outlive this call
+  template <class T>
+  Result<Ioeventfd> try_create_ioeventfd(IoeventfdAt<T> at, const EventFd& event) {
+    return Ioeventfd::try_create(state_, event, Ioeventfd::arguments_for(at));
+  }
+  template <class T>
+  Ioeventfd create_ioeventfd(IoeventfdAt<T> at, const EventFd& event) {
+    return try_create_ioeventfd(at, event).value();
+  }
+  /// The same for writes of one value; others go on being exits. Several values
+  /// of one address may have an Ioeventfd each.
+  /// @param datamatch the value, of the type that names the width
+  template <class T, class Value>
+  Result<Ioeventfd> try_create_ioeventfd(IoeventfdAt<T> at, const EventFd& event, Value datamatch) {
+    static_assert(!std::is_void_v<T>,
+                  "kvm-hpp: where writes of any width count, their value cannot");
+    static_assert(std::is_void_v<T> || std::same_as<T, Value>,
+                  "kvm-hpp: datamatch must have the type that names the address's width, such as "
+                  "std::uint16_t{1}");
+    auto arguments = Ioeventfd::arguments_for(at);
+    arguments.flags |= uapi::ioeventfd_flag::datamatch;
+    arguments.datamatch = static_cast<std::uint64_t>(datamatch);
+    return Ioeventfd::try_create(state_, event, arguments);
+  }
+  template <class T, class Value>
+  Ioeventfd create_ioeventfd(IoeventfdAt<T> at, const EventFd& event, Value datamatch) {
+    return try_create_ioeventfd(at, event, datamatch).value();
+  }
+
+  /// Says where each interrupt goes (KVM_SET_GSI_ROUTING), in place of all that
+  /// was said before: what the table leaves out goes nowhere. Irqfds follow at
+  /// once, also while the guest runs; so lower a level that is raised before its
+  /// gsi goes elsewhere, or it stays raised where it was. Needs an interrupt
+  /// controller in the kernel. On arm64 and riscv an initialised one:
+  /// initialising it sets the table that KVM begins with.
+  Result<void> try_set_gsi_routing(const IrqRouting& routing) {
+    constexpr auto request = uapi::request::set_gsi_routing;
+    const auto arguments = [&] { return detail::text("entries=", routing.entries().size()); };
+    if (routing.entries().size() > IrqRouting::max_entries) {
+      return failure(request.name, EINVAL, arguments(), routing.problem());
+    }
+    const auto message = routing.message();
+    if (call(request, message.data()) < 0) {
+      const int error_number = errno;
+      return failure(request.name, error_number, arguments(),
+                     error_number == EINVAL ? explain_routing(routing) : std::string());
+    }
+    return {};
+  }
+  void set_gsi_routing(const IrqRouting& routing) { try_set_gsi_routing(routing).value(); }
+
+  /// Takes charge of the VM's ring of coalesced writes, from which zones are
+  /// made. EBUSY while somebody else is: it has one consumer.
+  /// @param vcpu any of this VM's, through which the ring is mapped; need not
+  ///             outlive this call
+  Result<CoalescedRing> try_create_coalesced_ring(const Vcpu& vcpu) {
+    constexpr const char* operation = "Vm::create_coalesced_ring";
+    if (!state_ || !vcpu.vm_state()) {
+      return detail::make_error(EBADF, operation, {}, "this handle is empty: it was moved from");
+    }
+    if (vcpu.vm_state() != state_) {
+      return failure(operation, EINVAL, detail::text("vcpu=", vcpu.id().value),
+                     "the vCPU is another VM's");
+    }
+    return CoalescedRing::try_open(state_, vcpu.fd());
+  }
+  CoalescedRing create_coalesced_ring(const Vcpu& vcpu) {
+    return try_create_coalesced_ring(vcpu).value();
+  }
+
   /// Enables a capability on this VM (KVM_ENABLE_CAP). One that is enabled on a
   /// vCPU, belongs to another architecture or can only be checked does not
   /// compile. KVM decides about the arguments; refused beforehand is only a
@@ -295,6 +404,13 @@ class [[nodiscard]] Vm : public detail::ArchVm {
       default:
         return {};
     }
+  }
+
+  static std::string explain_routing(const IrqRouting& routing) {
+    std::string problem = routing.problem();
+    return !problem.empty() ? std::move(problem)
+                            : "the VM has no interrupt controller in the kernel, or an entry names "
+                              "a chip, a pin or a kind of target that it does not have";
   }
 
   std::shared_ptr<detail::VmState> state_;

@@ -7,9 +7,11 @@
 
 #include <csignal>
 #include <cstddef>
+#include <cstdint>
 #include <set>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -121,6 +123,17 @@ TEST(Canary, EveryCallIsIntercepted) {
   ::sigemptyset(&set);
   expect_counted(Function::syscall, [&] { EXPECT_EQ(sys::take_signal(&set), -1); });
   expect_counted(Function::syscall, [&] { sys::sleep_nanoseconds(1); });
+  int event = -1;
+  expect_counted(Function::syscall, [&] { event = sys::eventfd(0, O_CLOEXEC | O_NONBLOCK); });
+  ASSERT_GE(event, 0);
+  EXPECT_EQ(::fcntl(event, F_GETFD), FD_CLOEXEC);
+  const std::uint64_t one = 1;
+  expect_counted(Function::syscall, [&] { EXPECT_EQ(sys::write(event, &one, sizeof one), 8); });
+  struct ::pollfd waited {
+    .fd = event, .events = POLLIN, .revents = 0
+  };
+  expect_counted(Function::syscall, [&] { EXPECT_EQ(sys::poll(&waited, 1, nullptr), 1); });
+  ::close(event);
 
   EXPECT_EQ(seen().size(), fault::function_count);
 }

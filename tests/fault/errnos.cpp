@@ -54,6 +54,11 @@ const std::vector<Ioctl>& ioctls() {
     row(request::get_mp_state, {ENXIO}),
     row(request::set_mp_state, {EBUSY}),
     row(request::set_guest_debug, {EBUSY}),
+    row(request::irqfd, {EBUSY, EAGAIN}),
+    row(request::ioeventfd, {EEXIST, ENOENT, ENOSPC}),
+    row(request::set_gsi_routing),
+    row(request::register_coalesced_mmio, {EEXIST, ENOSPC}),
+    row(request::unregister_coalesced_mmio),
 #if KVM_HPP_ARCH_X86
     row(request::get_regs),
     row(request::set_regs),
@@ -167,6 +172,12 @@ std::string operation_of(const Call& call) {
           return "memfd_create";
         case SYS_mbind:
           return "mbind";
+        case SYS_eventfd2:
+          return "eventfd";
+        case SYS_write:
+          return "write";
+        case SYS_ppoll:
+          return "ppoll";
         default:
           return "syscall " + std::to_string(call.detail);
       }
@@ -236,6 +247,12 @@ std::vector<int> errnos_of(const Call& call) {
           return {EAGAIN, ESRCH, EPERM};
         case SYS_membarrier:
           return {ENOSYS, EINVAL, EPERM};
+        case SYS_eventfd2:
+          return {EMFILE, ENFILE, ENOMEM, ENODEV, EINVAL};
+        case SYS_write:
+          return {EAGAIN, EINTR, EBADF, EINVAL, EIO};
+        case SYS_ppoll:
+          return {EINTR, EINVAL, ENOMEM, EFAULT};
         case SYS_rt_sigtimedwait:
           return {EAGAIN, EINTR};
         case SYS_nanosleep:

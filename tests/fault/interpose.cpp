@@ -363,7 +363,7 @@ KVM_HPP_WRAP(long, syscall, long number, ...) {
     argument = va_arg(arguments, unsigned long);
   }
   va_end(arguments);
-  return intercept(Call{Function::syscall, static_cast<unsigned long>(number), a[0]},
+  return intercept(Call{Function::syscall, static_cast<unsigned long>(number), a[0], a[1]},
                    [&] { return real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]); });
 }
 

@@ -51,6 +51,8 @@ struct Call {
   unsigned long detail = 0;
   /// The ioctl's argument, the system call's first one.
   unsigned long argument = 0;
+  /// The system call's second one.
+  unsigned long second = 0;
 
   bool is_ioctl(unsigned long request) const {
     return function == Function::ioctl && detail == request;

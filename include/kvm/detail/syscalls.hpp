@@ -10,6 +10,7 @@
 #include <ctime>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -141,8 +142,26 @@ inline int get_signal_mask(::sigset_t* out) noexcept {
   return ::pthread_sigmask(SIG_BLOCK, nullptr, out);
 }
 
-// The next two are not the C library's, which are cancellation points: a thread
-// cancelled there would unwind through run(), which is noexcept.
+// The rest are not the C library's, which are cancellation points: a thread
+// cancelled there would unwind through what is noexcept, such as run().
+
+/// An event counter (eventfd).
+/// @param flags O_CLOEXEC and O_NONBLOCK, which are what EFD_* stand for
+inline int eventfd(unsigned initial, int flags) noexcept {
+  return static_cast<int>(::syscall(SYS_eventfd2, initial, flags));
+}
+
+inline ssize_t write(int fd, const void* buffer, std::size_t size) noexcept {
+  return static_cast<ssize_t>(::syscall(SYS_write, fd, buffer, size));
+}
+
+/// Waits until one of the descriptors is ready. The kernel takes off `timeout`
+/// what has passed (which the C library hides); null waits for ever.
+inline int poll(struct ::pollfd* descriptors, std::size_t count,
+                struct ::timespec* timeout) noexcept {
+  return static_cast<int>(
+      ::syscall(SYS_ppoll, descriptors, count, timeout, nullptr, std::size_t{0}));
+}
 
 /// Takes one pending signal of the set without waiting; -1 if there is none.
 inline int take_signal(const ::sigset_t* set) noexcept {

@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_VM_STATE_HPP
 #define KVM_HPP_DETAIL_VM_STATE_HPP
 
+#include <kvm/detail/coalesced.hpp>
 #include <kvm/detail/dirty_rings.hpp>
 #include <kvm/detail/slot_registry.hpp>
 #include <kvm/fd.hpp>
@@ -39,6 +40,8 @@ class VmState : public SlotRegistry {
   std::atomic<bool> tracked{false};
   /// The vCPUs' dirty rings.
   DirtyRings rings;
+  /// Which writes are coalesced, and by whom they are taken.
+  CoalescedZones coalesced;
   /// What cap::MaxVcpuId was enabled with; 0 if it was not.
   std::atomic<int> vcpu_id_limit{0};
   /// Serialises enabling of capabilities, for the check of the two above.

@@ -158,22 +158,25 @@ class Cpuid {
 namespace detail {
 
 /// The bytes of a kvm_cpuid2 with room for `count` entries.
-inline std::vector<std::byte> cpuid_buffer(std::size_t count) {
-  std::vector<std::byte> buffer(uapi::flexible_size<uapi::kvm_cpuid2>(count));
+inline std::vector<std::byte> cpuid_buffer(std::size_t count, std::byte fill = {}) {
+  std::vector<std::byte> buffer(uapi::flexible_size<uapi::kvm_cpuid2>(count), fill);
   const uapi::kvm_cpuid2 header{.nent = static_cast<std::uint32_t>(count), .padding = 0};
   std::memcpy(buffer.data(), &header, sizeof header);
   return buffer;
 }
 
 /// Fetches a table of unknown length. A buffer that is too short gives E2BIG
-/// without the length that it should have: grow and try again (R80).
+/// without the length that it should have: grow and try again (R80). Before
+/// Linux 6.3, KVM_GET_CPUID2 leaves `nent` as it was: what it did not write
+/// tells where the table ends.
 /// @param send sends the request with a buffer; returns what the ioctl returns
 /// @param fail makes the Error of an errno value
 template <class Send, class Fail>
 Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
   constexpr std::size_t limit = 1 << 16;
+  constexpr std::byte unwritten{0xff};
   for (std::size_t room = 128;; room *= 2) {
-    std::vector<std::byte> buffer = cpuid_buffer(room);
+    std::vector<std::byte> buffer = cpuid_buffer(room, unwritten);
     if (send(buffer.data()) < 0) {
       const int error_number = errno;
       if (error_number == E2BIG && room < limit) {
@@ -187,6 +190,11 @@ Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
     if (!entries.empty()) {
       std::memcpy(entries.data(), buffer.data() + uapi::kvm_cpuid2::array_offset,
                   entries.size() * sizeof entries[0]);
+    }
+    uapi::kvm_cpuid_entry2 untouched;
+    std::memset(&untouched, std::to_integer<int>(unwritten), sizeof untouched);
+    while (!entries.empty() && std::memcmp(&entries.back(), &untouched, sizeof untouched) == 0) {
+      entries.pop_back();
     }
     return x86::Cpuid(std::move(entries));
   }

@@ -3,6 +3,7 @@
 // emit (-fkeep-inline-functions, -femit-all-decls).
 #include <kvm/kvm.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -112,6 +113,36 @@ void memory(kvm::Vm& vm, kvm::Vcpu& vcpu, kvm::MemorySlot& slot) {
   static_cast<void>(subscription.try_harvest([](const kvm::DirtyPages&) { return true; }));
 }
 
+void interrupts(kvm::Vm& vm, kvm::Vcpu& vcpu) {
+  using At = kvm::IoeventfdAddress;
+  const kvm::EventFd event;
+  result(kvm::EventFd::try_create());
+  result(event.try_duplicate());
+  static_cast<void>(event.read());
+  event.signal();
+  event.wait();
+  static_cast<void>(event.wait(std::chrono::nanoseconds(1)));
+  result(vm.try_create_irqfd(5, event));
+  result(vm.try_create_irqfd(5, event, event));
+  static_cast<void>(vm.create_irqfd(5, event));
+  vm.create_irqfd(5, event, event).deassign();
+  result(vm.try_create_ioeventfd(At::mmio<std::uint8_t>(kvm::Gpa{0}), event));
+  result(vm.try_create_ioeventfd(At::mmio_any(kvm::Gpa{0}), event));
+  static_cast<void>(vm.create_ioeventfd(At::pio<std::uint16_t>(0), event));
+  static_cast<void>(vm.create_ioeventfd(At::pio_any(0), event));
+  vm.create_ioeventfd(At::pio<std::uint32_t>(0), event, 1u).deassign();
+  vm.set_gsi_routing(kvm::IrqRouting::x86_default().msi(24, 0, 0, 0).hv_sint(25, 0, 0).remove(1));
+  vm.set_gsi_routing(kvm::IrqRouting::arm64_default(1));
+  kvm::CoalescedRing ring = vm.create_coalesced_ring(vcpu);
+  kvm::CoalescedZone zone = ring.create_zone(kvm::CoalescedRange::mmio(kvm::Gpa{0}, 1));
+  zone.unregister();
+  result(ring.try_create_zone(kvm::CoalescedRange::pio(0, 1)));
+  result(vm.try_create_coalesced_ring(vcpu));
+  static_cast<void>(ring.try_drain([](auto&&) {}));
+  static_cast<void>(ring.drain([](auto&&) {}));
+  static_cast<void>(ring.run(vcpu, [](auto&&) {}));
+}
+
 }  // namespace
 
 /// Never called: it only has to compile and to be emitted.
@@ -123,6 +154,7 @@ int kvm_hpp_every_template(kvm::System& system, kvm::Vm& vm, kvm::Vcpu& vcpu, kv
   any_handle(device);
   capabilities(system, vm, vcpu);
   memory(vm, vcpu, slot);
+  interrupts(vm, vcpu);
   static_cast<void>(system.check_raw(0));
   static_cast<void>(vm.check_raw(0));
   vm.enable_raw(0);
