@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+#include "terminal.hpp"
+
+#include <array>
+#include <atomic>
+#include <csignal>
+
+#include <termios.h>
+#include <unistd.h>
+
+namespace tinyvmm {
+namespace {
+
+/// What ends a process unless it is caught, from outside or by a mistake inside.
+constexpr std::array fatal_signals = {SIGHUP,  SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGALRM, SIGILL,
+                                      SIGABRT, SIGBUS, SIGFPE,  SIGSEGV, SIGSYS,  SIGTRAP};
+
+// A signal handler can only reach what is global.
+::termios saved;  // Never changes while `raw`.
+std::atomic<bool> raw{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+/// Safe in a signal handler, and when called twice.
+void restore() {
+  if (!raw.exchange(false)) {
+    return;
+  }
+  // A background process that sets the terminal is stopped, unless it blocks this.
+  ::sigset_t background;
+  ::sigset_t before;
+  ::sigemptyset(&background);
+  ::sigaddset(&background, SIGTTOU);
+  ::pthread_sigmask(SIG_BLOCK, &background, &before);
+  ::tcsetattr(STDIN_FILENO, TCSANOW, &saved);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+extern "C" void restore_and_die(int signal) {
+  restore();
+  // SA_RESETHAND: this time it ends the process, once this handler has returned.
+  ::raise(signal);
+}
+
+}  // namespace
+
+Terminal::Terminal() : present_(::isatty(STDIN_FILENO) == 1) {
+  if (!present_ || ::tcgetattr(STDIN_FILENO, &saved) != 0) {
+    return;
+  }
+  for (const int signal : fatal_signals) {
+    struct ::sigaction action {};
+    ::sigaction(signal, nullptr, &action);
+    if (action.sa_handler == SIG_DFL) {  // nohup ignores SIGHUP, main SIGPIPE: so be it.
+      action.sa_handler = restore_and_die;
+      action.sa_flags = SA_RESETHAND;
+      ::sigaction(signal, &action, nullptr);
+    }
+  }
+  ::termios mode = saved;
+  ::cfmakeraw(&mode);
+  raw = true;  // First: a signal between the two restores what is there already.
+  ::tcsetattr(STDIN_FILENO, TCSANOW, &mode);
+}
+
+Terminal::~Terminal() { restore(); }
+
+}  // namespace tinyvmm

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+// tinyvmm's loaders against any file: it is refused, or loaded to where images may be, and what is
+// there afterwards is what the file has.
+//
+// KVM is played by this program: nothing runs here.
+#include <kvm/kvm.hpp>
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tinyvmm/boot_x86.hpp"
+#include "tinyvmm/pc.hpp"
+
+namespace {
+
+namespace request = kvm::uapi::request;
+using kvm::Gpa;
+
+constexpr std::uint64_t ram_size = 0x140000;
+
+void require(bool holds) {
+  if (!holds) {
+    std::abort();
+  }
+}
+
+}  // namespace
+
+extern "C" int ioctl(int fd, unsigned long code, ...) noexcept {
+  va_list list;
+  va_start(list, code);
+  void* const argument = va_arg(list, void*);
+  va_end(list);
+  if (code == request::get_api_version.code) {
+    return 12;
+  }
+  if (code == request::check_extension.code) {
+    return reinterpret_cast<std::uintptr_t>(argument) == kvm::uapi::cap::nr_memslots ? 512 : 0;
+  }
+  if (code == request::get_vcpu_mmap_size.code) {
+    return 4096;
+  }
+  if (code == request::create_vm.code) {
+    return ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  }
+  if (code == request::set_user_memory_region.code) {
+    return 0;
+  }
+  return static_cast<int>(::syscall(SYS_ioctl, fd, code, argument));
+}
+
+namespace {
+
+/// What is made once.
+struct Host {
+  kvm::System system = kvm::System::try_open("/dev/null").value();
+  kvm::Vm vm = system.create_vm();
+  kvm::Mapping backing = kvm::Mapping::anonymous(ram_size);
+  kvm::MemorySlot slot = vm.add_memory(Gpa{0}, backing.share());
+  kvm::GuestMemory::View memory = vm.memory().view();
+  std::vector<tinyvmm::RamRange> ram{{Gpa{0}, ram_size}};
+};
+
+/// A file in memory.
+kvm::Fd make_file(std::span<const std::uint8_t> bytes) {
+  kvm::Fd file(static_cast<int>(::syscall(SYS_memfd_create, "image", 0u)));
+  require(::write(file.get(), bytes.data(), bytes.size()) == static_cast<::ssize_t>(bytes.size()));
+  return file;
+}
+
+void check_untouched(const Host& host, std::uint64_t from, std::uint64_t to) {
+  require(std::all_of(host.backing.data() + from, host.backing.data() + to,
+                      [](std::byte byte) { return byte == std::byte{0x5a}; }));
+}
+
+/// Unless segments overlap, each has its bytes.
+void check_segments(const Host& host, std::span<const std::uint8_t> file,
+                    const tinyvmm::MultibootImage& image) {
+  if (image.segments.size() != 1) {
+    return;
+  }
+  const tinyvmm::Segment& segment = image.segments[0];
+  require(segment.offset <= file.size() && segment.file_size <= file.size() - segment.offset);
+  require(segment.gpa + segment.memory_size <= ram_size);
+  require(std::memcmp(host.backing.data() + segment.gpa, file.data() + segment.offset,
+                      segment.file_size) == 0);
+}
+
+}  // namespace
+
+/// The first byte says how long a command line and an initrd go with it.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static Host host;
+  if (size == 0) {
+    return 0;
+  }
+  const std::span file(data + 1, size - 1);
+  std::memset(host.backing.data(), 0x5a, host.backing.size());
+  const std::string cmdline(data[0] % 16u * 20u, 'c');
+  const std::vector<std::uint8_t> initrd_bytes(data[0] / 16u * 70'000u, 'i');
+  try {
+    const tinyvmm::ImageFile image(make_file(file), "image");
+    const tinyvmm::ImageFile initrd(make_file(initrd_bytes), "initrd");
+    const tinyvmm::BootOptions options{
+        .initrd = initrd_bytes.empty() ? nullptr : &initrd, .cmdline = cmdline, .ram = host.ram};
+    if (tinyvmm::is_bzimage(image)) {
+      const auto entry = tinyvmm::load_bzimage(image, options, host.memory);
+      require(entry.rip >= tinyvmm::pc::high_memory.value && entry.rip < ram_size + 0x200);
+    } else {
+      const auto entry = tinyvmm::load_multiboot(image, options, host.memory);
+      const auto parsed = tinyvmm::parse_multiboot(image);
+      require(entry.rip == parsed.entry);
+      check_segments(host, file, parsed);
+    }
+  } catch (const tinyvmm::BadImage&) {
+    // Whatever was loaded before, it is in its place.
+  }
+  check_untouched(host, 0, tinyvmm::pc::boot_information.value);
+  check_untouched(host, tinyvmm::pc::low_memory_end.value, tinyvmm::pc::high_memory.value);
+  return 0;
+}
