@@ -4,6 +4,8 @@
 option(KVM_HPP_WERROR "Treat warnings as errors in kvm-hpp's own programs" ${PROJECT_IS_TOP_LEVEL})
 set(KVM_HPP_SANITIZE "" CACHE STRING
     "Sanitizers for kvm-hpp's own programs: empty, 'address,undefined' or 'thread'")
+option(KVM_HPP_STATIC
+       "Link kvm-hpp's own programs statically, to run them where no library of ours is" OFF)
 
 if(PROJECT_IS_TOP_LEVEL)
   get_property(kvm_hpp_multi_config GLOBAL PROPERTY GENERATOR_IS_MULTI_CONFIG)
@@ -29,10 +31,18 @@ if(KVM_HPP_SANITIZE)
     target_compile_options(kvm-hpp-dev INTERFACE -Wno-tsan)
   endif()
 endif()
+if(KVM_HPP_STATIC AND KVM_HPP_SANITIZE)
+  message(FATAL_ERROR "KVM_HPP_STATIC and KVM_HPP_SANITIZE: sanitizers cannot be linked statically.")
+endif()
 
 # kvm_hpp_add_program(<target> <source>...): a program of ours, with our warnings and sanitizers.
+# With KVM_HPP_STATIC it is static, unless its property KVM_HPP_DYNAMIC is on.
 function(kvm_hpp_add_program target)
   add_executable(${target} ${ARGN})
   target_link_libraries(${target} PRIVATE kvm-hpp-dev)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  if(KVM_HPP_STATIC)
+    target_link_options(${target} PRIVATE
+                        $<$<NOT:$<BOOL:$<TARGET_PROPERTY:KVM_HPP_DYNAMIC>>>:-static>)
+  endif()
 endfunction()

@@ -7,8 +7,18 @@ set(KVM_HPP_TEST_FILES ".*" CACHE STRING
 option(KVM_HPP_NO_EXCEPTIONS_TWINS
        "Build the unit and kvm tests a second time with -fno-exceptions" ON)
 
+# The architecture, as test files name it.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(KVM_HPP_TEST_ARCH x86)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  set(KVM_HPP_TEST_ARCH arm64)
+else()
+  set(KVM_HPP_TEST_ARCH "${CMAKE_SYSTEM_PROCESSOR}")
+endif()
+
 # kvm_hpp_test_sources(<variable>): the sources of the current folder. *_test.cpp can be narrowed
-# with KVM_HPP_TEST_FILES; any other .cpp is support and always there.
+# with KVM_HPP_TEST_FILES; any other .cpp is support and always there. A file whose subject or whose
+# guest is of one architecture says so on a line of its own: // needs: x86 (or arm64)
 function(kvm_hpp_test_sources variable)
   file(GLOB support CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
   set(tests ${support})
@@ -17,6 +27,11 @@ function(kvm_hpp_test_sources variable)
   set(chosen)
   foreach(file IN LISTS tests)
     get_filename_component(name "${file}" NAME)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+    file(STRINGS "${file}" arch REGEX "^// needs: (x86|arm64)$" LIMIT_COUNT 1)
+    if(arch AND NOT arch STREQUAL "// needs: ${KVM_HPP_TEST_ARCH}")
+      continue()
+    endif()
     if(name MATCHES "${KVM_HPP_TEST_FILES}")
       list(APPEND chosen "${file}")
     endif()

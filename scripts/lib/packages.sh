@@ -37,7 +37,10 @@ _have() {
     ninja-build) _any_command ninja ninja-build ;;
     clang) _any_command clang++ ;;
     pkg-config) _any_command pkg-config pkgconf ;;
-    g++ | g++-[0-9]* | clang++-[0-9]* | cmake | make | git | valgrind | clang-tidy | clang-format) _any_command "$1" ;;
+    g++ | g++-[0-9]* | clang++-[0-9]* | cmake | make | git | valgrind | clang-tidy | clang-format | cpio) _any_command "$1" ;;
+    qemu-system-x86) _any_command qemu-system-x86_64 ;;
+    qemu-system-arm) _any_command qemu-system-aarch64 ;;
+    xz-utils) _any_command xz ;;
     # The packages of the cross compilers are named the other way round than their commands.
     g++-*-linux-gnu) local target=${1#g++-} && _any_command "${target/x86-64/x86_64}-g++" ;;
     libgtest-dev) _header gtest/gtest.h ;;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Finishing an access without running on (R27 to R30).
+// needs: x86
 #include "support/guest.hpp"
 #include "support/require.hpp"
 

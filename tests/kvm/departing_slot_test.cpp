@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/rounds.hpp"
+
 namespace {
 
 using namespace kvm::literals;
@@ -88,7 +90,7 @@ TEST(DepartingSlot, APinMarksTheOthersToo) {
 // A slot that moves again and again leaves nothing behind.
 TEST(DepartingSlot, MovesLeaveNothingBehind) {
   Aliases aliases;
-  for (std::uint64_t i = 0; i < 70'000; ++i) {
+  for (std::uint64_t i = 0; i < kvm_test::rounds(70'000); ++i) {
     auto moved = aliases.goes->try_move_to(Gpa{(16 + i % 2) * 1_MiB});
     ASSERT_TRUE(moved) << moved.error().what();
   }

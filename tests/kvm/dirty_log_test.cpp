@@ -36,7 +36,7 @@ using kvm_test::range;
 using kvm_test::Writer;
 
 constexpr std::uint64_t pages = 64 * 2 + 3;
-constexpr std::uint64_t first_gfn = logged_at / page;
+const std::uint64_t first_gfn = logged_at / page;
 
 /// A VM with a slot of an odd size that is logged.
 struct Logged : Machine {

@@ -5,6 +5,7 @@
 // next harvest.
 //
 // KVM_HPP_MODEL_SEED repeats a run, KVM_HPP_MODEL_STEPS sets its length.
+// needs: x86
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -29,6 +30,7 @@
 #include "support/guest.hpp"
 #include "support/kicking.hpp"
 #include "support/require.hpp"
+#include "support/rounds.hpp"
 
 namespace kvm_test {
 namespace {
@@ -1209,7 +1211,8 @@ class DirtyModel : public ::testing::TestWithParam<Setup> {};
 TEST_P(DirtyModel, HoldsForRandomSequences) {
   const std::uint64_t seed =
       environment("KVM_HPP_MODEL_SEED", std::random_device()() & 0xffffffffu);
-  const std::uint64_t steps = environment("KVM_HPP_MODEL_STEPS", thread_sanitizer ? 2000 : 8000);
+  const std::uint64_t steps =
+      environment("KVM_HPP_MODEL_STEPS", rounds(thread_sanitizer ? 2000 : 8000));
   RecordProperty("seed", std::to_string(seed));
   std::printf("KVM_HPP_MODEL_SEED=%llu KVM_HPP_MODEL_STEPS=%llu\n",
               static_cast<unsigned long long>(seed), static_cast<unsigned long long>(steps));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Exits of real guests. What is asserted is what the guest did: hosts differ in
 // how many exits they make of an access.
+// needs: x86
 #include "support/guest.hpp"
 #include "support/require.hpp"
 

@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 
 #include "support/kicking.hpp"
+#include "support/rounds.hpp"
 
 namespace kvm_test {
 namespace {
@@ -21,15 +22,13 @@ namespace {
 std::string run_out(Guest& guest) {
   constexpr std::uint64_t out_at = 0x2000;
   guest.load(out_at, out_forever);
-  auto regs = guest.vcpu.get_regs();
-  regs.rip = out_at;
-  guest.vcpu.set_regs(regs);
+  jump_to(guest.vcpu, out_at);
   return run(guest.vcpu);
 }
 
 TEST(Kicker, StopsASpinningGuest) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   EXPECT_EQ(kicker.signal(), SIGUSR1);
   Running running(guest.vcpu);
@@ -41,7 +40,7 @@ TEST(Kicker, StopsASpinningGuest) {
 
 TEST(Kicker, ARealTimeSignalDoesTheSame) {
   const Handler handler(SIGRTMIN + 1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGRTMIN + 1);
   Running running(guest.vcpu);
   kicker.kick();
@@ -51,7 +50,7 @@ TEST(Kicker, ARealTimeSignalDoesTheSame) {
 TEST(Kicker, TwoSignalsForOneVcpu) {
   const Handler first(SIGUSR1);
   const Handler second(SIGRTMIN);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const std::array kickers = {guest.vcpu.kicker(SIGUSR1), guest.vcpu.kicker(SIGRTMIN)};
   for (const auto& kicker : kickers) {
     Running running(guest.vcpu);
@@ -62,7 +61,7 @@ TEST(Kicker, TwoSignalsForOneVcpu) {
 
 TEST(Kicker, WithoutAKickNoRunIsInterrupted) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   for (int i = 0; i < 1000; ++i) {
@@ -72,7 +71,7 @@ TEST(Kicker, WithoutAKickNoRunIsInterrupted) {
 
 TEST(Kicker, ASignalOfTheProgramsOwnIsNoKick) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   Running running(guest.vcpu);
   pthread_kill(running.thread(), SIGUSR1);
@@ -81,7 +80,7 @@ TEST(Kicker, ASignalOfTheProgramsOwnIsNoKick) {
 
 TEST(Kicker, KicksBeforeARunMakeOneInterruption) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   for (int i = 0; i < 3; ++i) {
@@ -98,7 +97,7 @@ TEST(Kicker, KicksBeforeARunMakeOneInterruption) {
 
 TEST(Kicker, AnEntryKickerStopsTheNextEntryOnly) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   EXPECT_EQ(entry_kicker.signal(), 0);
@@ -112,7 +111,7 @@ TEST(Kicker, AnEntryKickerStopsTheNextEntryOnly) {
 }
 
 TEST(Kicker, AnEntryKickerNeedsNoSignal) {
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   EXPECT_EQ(run(guest.vcpu), "out");
   entry_kicker.kick();
@@ -120,22 +119,22 @@ TEST(Kicker, AnEntryKickerNeedsNoSignal) {
   EXPECT_EQ(run(guest.vcpu), "out");
 }
 
-TEST(Kicker, AKickLeavesAPortReadWhole) {
+TEST(Kicker, AKickLeavesADeviceReadWhole) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(count_in);
+  auto guest = Guest::running(count_in);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
-  guest.vcpu.run().visit([](kvm::exits::IoIn in) { in.data[0] = std::byte{0x5a}; },
+  guest.vcpu.run().visit([](DeviceRead read) { read.data[0] = std::byte{0x5a}; },
                          [](auto&&) { FAIL(); });
   kicker.kick();
   EXPECT_TRUE(guest.vcpu.completion_pending());
   EXPECT_EQ(run(guest.vcpu), "kicked");
   EXPECT_FALSE(guest.vcpu.completion_pending());
-  EXPECT_EQ(guest.vcpu.get_regs().rax & 0xff, 0x5au);
+  EXPECT_EQ(byte_read(guest.vcpu), 0x5au);
 }
 
 TEST(Kicker, ACompletionLeavesTheKickToTheNextRun) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(in_forever);
+  auto guest = Guest::running(in_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   for (const auto& each : {kicker, entry_kicker}) {
@@ -150,7 +149,7 @@ TEST(Kicker, ACompletionLeavesTheKickToTheNextRun) {
 
 TEST(Kicker, FollowsTheVcpuIntoAnotherThreadAndHandle) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   for (int i = 0; i < 3; ++i) {
     kvm::Vcpu moved = std::move(guest.vcpu);
@@ -163,7 +162,7 @@ TEST(Kicker, FollowsTheVcpuIntoAnotherThreadAndHandle) {
 
 TEST(Kicker, DoesNothingOnceTheVcpuIsGone) {
   const Handler handler(SIGUSR1);
-  std::optional<Guest> guest(Guest::long_mode(out_forever));
+  std::optional<Guest> guest(Guest::running(out_forever));
   const auto kicker = guest->vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest->vcpu.entry_kicker();
   EXPECT_EQ(run(guest->vcpu), "out");
@@ -175,7 +174,7 @@ TEST(Kicker, DoesNothingOnceTheVcpuIsGone) {
 }
 
 TEST(Kicker, RefusesSignalsThatCannotBeHandled) {
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   for (const int signal : {0, -1, SIGKILL, SIGSTOP, 32, 33, SIGRTMAX + 1}) {
     const auto kicker = guest.vcpu.try_kicker(signal);
     ASSERT_FALSE(kicker) << signal;
@@ -190,7 +189,7 @@ TEST(Kicker, RefusesSignalsThatCannotBeHandled) {
 
 TEST(KickerSignals, TheFirstRunReportsABlockedOne) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   EXPECT_EQ(run(guest.vcpu), "out");  // Not blocked in this thread.
   std::thread([&] {
@@ -207,7 +206,7 @@ TEST(KickerSignals, TheFirstRunReportsABlockedOne) {
 }
 
 TEST(KickerSignals, TheFirstRunReportsAnIgnoredOne) {
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   {
     const Handler ignored(SIGUSR1, SIG_IGN);
@@ -219,7 +218,7 @@ TEST(KickerSignals, TheFirstRunReportsAnIgnoredOne) {
 }
 
 TEST(KickerSignals, TheFirstRunReportsOneAtItsDefault) {
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   EXPECT_EQ(run(guest.vcpu), "out");
   const auto kicker = guest.vcpu.kicker(SIGUSR1);  // Looks again.
   EXPECT_EQ(run(guest.vcpu),
@@ -230,7 +229,7 @@ TEST(KickerSignals, TheFirstRunReportsOneAtItsDefault) {
 
 TEST(KickerSignals, ABlockedOneIsLetInByTheSignalMaskAndTaken) {
   const auto set = set_of(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);  // No handler: it is never delivered.
   sigset_t none;
   sigemptyset(&none);
@@ -265,7 +264,7 @@ TEST(KickerSignals, ABlockedOneIsLetInByTheSignalMaskAndTaken) {
 
 TEST(KickerSignals, TheFirstRunReportsOneThatTheSignalMaskBlocks) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(out_forever);
+  auto guest = Guest::running(out_forever);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   guest.vcpu.set_signal_mask(set_of(SIGUSR1));
   EXPECT_EQ(run(guest.vcpu), "the kicker's signal is blocked by Vcpu::set_signal_mask (22)");
@@ -288,7 +287,7 @@ TEST(KickerSignals, AHandlerMayKick) {
   const Handler handler(SIGUSR1);
   const Handler kicking(SIGALRM, kick_in_handler);
   signals_outside = 0;
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   kicked_by_handler = guest.vcpu.kicker(SIGUSR1);
   {
     Running running(guest.vcpu);  // In a thread that is not the vCPU's.
@@ -322,7 +321,7 @@ class FullQueue {
 
 TEST(KickerSignals, AFullQueueDelaysAKick) {
   const Handler handler(SIGRTMIN);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGRTMIN);
   Running running(guest.vcpu);
   std::optional<FullQueue> full(std::in_place);
@@ -336,7 +335,7 @@ TEST(KickerSignals, AFullQueueDelaysAKick) {
 TEST(KickerSignals, AFullQueueDoesNotHangAHandlerInTheVcpusThread) {
   const Handler handler(SIGRTMIN);
   const Handler kicking(SIGALRM, kick_in_handler);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   kicked_by_handler = guest.vcpu.kicker(SIGRTMIN);
   Running running(guest.vcpu);
   {
@@ -352,7 +351,7 @@ TEST(KickerSignals, AFullQueueDoesNotHangAHandlerInTheVcpusThread) {
 TEST(KickerSignals, AFullQueueDoesNotHoldAKickForEver) {
   EXPECT_EQ(in_child([]() -> std::string {
               const Handler handler(SIGRTMIN);
-              auto guest = Guest::long_mode(spin);
+              auto guest = Guest::running(spin);
               const auto kicker = guest.vcpu.kicker(SIGRTMIN);
               Running running(guest.vcpu);
               const FullQueue full;
@@ -361,7 +360,7 @@ TEST(KickerSignals, AFullQueueDoesNotHoldAKickForEver) {
                 kicker.kick();
                 returned = true;
               });
-              const auto deadline = Clock::now() + 10s;
+              const auto deadline = Clock::now() + 60s;  // Short sleeps are long when emulated.
               while (!returned && Clock::now() < deadline) {
                 std::this_thread::sleep_for(1ms);
               }
@@ -380,7 +379,7 @@ TEST(KickerSignals, AFullQueueDoesNotHoldAKickForEver) {
 TEST(KickerSignals, AKickAfterARefusedOneIsSent) {
   EXPECT_EQ(in_child([]() -> std::string {
               const Handler handler(SIGRTMIN);
-              auto guest = Guest::long_mode(spin);
+              auto guest = Guest::running(spin);
               const auto kicker = guest.vcpu.kicker(SIGRTMIN);
               Running running(guest.vcpu);
               {
@@ -405,7 +404,7 @@ TEST(KickerSignals, ARunIsNoCancellationPoint) {
   EXPECT_EQ(in_child([]() -> std::string {
               const auto set = set_of(SIGUSR1);
               pthread_sigmask(SIG_BLOCK, &set, nullptr);
-              auto guest = Guest::long_mode(spin);
+              auto guest = Guest::running(spin);
               sigset_t none;
               sigemptyset(&none);
               guest.vcpu.set_signal_mask(none);
@@ -434,7 +433,7 @@ TEST(KickerSignals, ARunIsNoCancellationPoint) {
 
 TEST(KickerFork, AChildsKickIsNotTheParents) {
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(count_in);
+  auto guest = Guest::running(count_in);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   const auto entry_kicker = guest.vcpu.entry_kicker();
   EXPECT_EQ(run(guest.vcpu), "in");
@@ -465,7 +464,7 @@ TEST(KickerFork, AChildsKickIsNotTheParents) {
 
 TEST(KickerFork, AChildOfAForkDuringAKickDoesNotWaitForIt) {
   const Handler handler(SIGRTMIN);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGRTMIN);
   Running running(guest.vcpu);
   std::optional<FullQueue> full(std::in_place);
@@ -488,7 +487,7 @@ TEST(KickerFork, AChildOfAForkDuringAKickDoesNotWaitForIt) {
 std::string kick_without_membarrier(bool from_the_start, unsigned long kicks) {
   return in_child([&]() -> std::string {
     const Handler handler(SIGUSR1);
-    auto guest = Guest::long_mode(spin);
+    auto guest = Guest::running(spin);
     std::optional<kvm::Kicker> kicker;
     if (!from_the_start) {
       kicker = guest.vcpu.kicker(SIGUSR1);
@@ -532,7 +531,7 @@ std::string kick_without_membarrier(bool from_the_start, unsigned long kicks) {
 }
 
 TEST(KickerFork, NoneIsLostWhereMembarrierIsRefused) {
-  const std::string problem = kick_without_membarrier(true, 20'000);
+  const std::string problem = kick_without_membarrier(true, kvm_test::rounds(20'000));
   if (problem == "skip") {
     GTEST_SKIP() << "seccomp filters are refused here";
   }
@@ -540,7 +539,7 @@ TEST(KickerFork, NoneIsLostWhereMembarrierIsRefused) {
 }
 
 TEST(KickerFork, NoneIsLostWhereMembarrierIsRefusedLater) {
-  const std::string problem = kick_without_membarrier(false, 10'000);
+  const std::string problem = kick_without_membarrier(false, kvm_test::rounds(10'000));
   if (problem == "skip") {
     GTEST_SKIP() << "seccomp filters are refused here";
   }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// needs: x86
 #include <kvm/kvm.hpp>
 
 #include <gtest/gtest.h>

@@ -23,6 +23,7 @@
 #include "support/guest.hpp"
 #include "support/kicking.hpp"
 #include "support/require.hpp"
+#include "support/rounds.hpp"
 #include "support/slot_access.hpp"
 
 namespace {
@@ -102,6 +103,12 @@ TEST_F(MemorySlotTest, IsWhatWasAskedFor) {
   EXPECT_EQ(slots(), "1@0x0+1r 0@" + hex(high.value) + "+3d ");
 }
 
+/// Beyond what any guest can reach. Before Linux 5.19 slots may be there.
+constexpr Gpa unreachable{std::uint64_t{1} << 62};
+bool unreachable_is_refused() {
+  return !kvm::System().create_vm().try_add_memory(unreachable, Mapping::anonymous(page));
+}
+
 TEST_F(MemorySlotTest, IsRefusedWithAllItsArguments) {
   const MemorySlot there = add(high, 4);
   const auto generation = memory.generation();
@@ -114,19 +121,23 @@ TEST_F(MemorySlotTest, IsRefusedWithAllItsArguments) {
   const std::string names_it =
       "overlaps slot 0 at [" + hex(high.value) + ", " + hex(high.value + 4 * page) + ")";
   const std::uint64_t last_page = max64 - page + 1;
+  const bool refused = unreachable_is_refused();
   for (const Case& one : {
            Case{high + 1, 1, EINVAL, "not a multiple of the page size"},
            Case{high + page / 2, 1, EINVAL, "not a multiple of the page size"},
            Case{Gpa{last_page}, 1, EINVAL, "passes the end"},
            Case{Gpa{last_page}, 2, EINVAL, "passes the end"},
            Case{Gpa{last_page - page}, 1, EINVAL, "beyond what this host can map"},
-           Case{Gpa{std::uint64_t{1} << 62}, 1, EINVAL, "beyond what this host can map"},
+           Case{unreachable, 1, EINVAL, "beyond what this host can map"},
            Case{high, 4, EEXIST, names_it},
            Case{high + page, 1, EEXIST, names_it},
            Case{high + 3 * page, 3, EEXIST, names_it},
            Case{high - page, 2, EEXIST, names_it},
            Case{high - page, 9, EEXIST, names_it},
        }) {
+    if (!refused && one.cause.starts_with("beyond")) {
+      continue;
+    }
     Mapping backing = Mapping::anonymous(one.pages * page);
     const std::byte* const data = backing.data();
     const auto result = vm.try_add_memory(one.gpa, std::move(backing));
@@ -231,18 +242,22 @@ TEST_F(MemorySlotTest, DoesNotMoveWhereItCannot) {
     int error_number;
     std::string cause;
   };
+  const bool refused = unreachable_is_refused();
   for (const Case& one : {
            Case{high + 16, EINVAL, "not a multiple of the page size"},
            Case{Gpa{max64}, EINVAL, "not a multiple of the page size"},
            Case{Gpa{max64 - page + 1}, EINVAL, "passes the end"},
            Case{Gpa{max64 - 2 * page + 1}, EINVAL, "passes the end"},
-           Case{Gpa{std::uint64_t{1} << 62}, EINVAL, "beyond what this host can map"},
+           Case{unreachable, EINVAL, "beyond what this host can map"},
            Case{high + 16 * page, EEXIST, names_first},
            Case{high + 15 * page, EEXIST, names_first},
            Case{high + 18 * page, EEXIST, names_first},
            Case{high + 20 * page, EEXIST, names_second},
            Case{high + 23 * page, EEXIST, names_second},
        }) {
+    if (!refused && one.cause.starts_with("beyond")) {
+      continue;
+    }
     const auto before = memory.generation();
     const auto result = slot.try_move_to(one.to);
     expect_error(result, one.error_number,
@@ -276,17 +291,20 @@ TEST_F(MemorySlotTest, LogsFromWhenItIsToldTo) {
   auto view = memory.view();
   ASSERT_TRUE(view.write<std::uint8_t>(high, 1));
   EXPECT_TRUE(take_marks(slot).empty());
-  const auto generation = memory.generation();
+  // The address spaces share the numbers.
+  const auto after =
+      memory.generation() + static_cast<std::uint64_t>(std::max(
+                                1, vm.check_raw(kvm::cap::MultiAddressSpace::info.number)));
   ASSERT_TRUE(slot.try_log_dirty(true));
   EXPECT_TRUE(slot.logs_dirty());
   EXPECT_TRUE(memory.slots()[0].logs_dirty);
   EXPECT_EQ(take_marks(slot).size(), 67u) << "what was written before is dirty";
-  EXPECT_EQ(memory.generation(), generation + 1);
+  EXPECT_EQ(memory.generation(), after);
   ASSERT_TRUE(view.write<std::uint8_t>(high + 66 * page, 1));
   EXPECT_EQ(take_marks(slot), std::vector<std::uint64_t>{66});
   // Told again: nothing happens.
   ASSERT_TRUE(slot.try_log_dirty(true));
-  EXPECT_EQ(memory.generation(), generation + 1);
+  EXPECT_EQ(memory.generation(), after);
   EXPECT_TRUE(take_marks(slot).empty());
   ASSERT_TRUE(slot.try_log_dirty(false));
   EXPECT_FALSE(slot.logs_dirty());
@@ -481,7 +499,7 @@ TEST_F(MemorySlotTest, ThereAreAsManyAsTheHostHas) {
   const int limit = vm.check_raw(kvm::uapi::cap::nr_memslots);
   ASSERT_GT(limit, 0);
   // Aliases of one page, each behind the other. A few hundred where each takes KVM long.
-  const auto most = static_cast<std::size_t>(kvm_test::thread_sanitizer ? 300 : 5000);
+  const auto most = kvm_test::thread_sanitizer ? std::size_t{300} : kvm_test::rounds(5000);
   const Mapping backing = Mapping::anonymous(page);
   std::vector<MemorySlot> slots;
   auto view = memory.view();

@@ -4,6 +4,7 @@
 // memory that was made from what harvests handed over must equal the memory.
 //
 // KVM_HPP_STRESS_SECONDS sets how long each mode is tested.
+// needs: x86
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -22,7 +22,7 @@ TEST(Misuse, ASecondThreadMayNotRunAVcpu) {
   GTEST_SKIP() << "two threads on one vCPU are the very race that thread sanitizer reports";
 #endif
   const Handler handler(SIGUSR1);
-  auto guest = Guest::long_mode(spin);
+  auto guest = Guest::running(spin);
   const auto kicker = guest.vcpu.kicker(SIGUSR1);
   Running running(guest.vcpu);
   EXPECT_EQ(guest.vcpu.run().describe(),
@@ -36,7 +36,7 @@ TEST(Misuse, AVcpuIsNotDroppedUnderARunningThread) {
   const pid_t child = fork();
   if (child == 0) {
     alarm(20);
-    std::optional<Guest> guest(Guest::long_mode(spin));
+    std::optional<Guest> guest(Guest::running(spin));
     Running running(guest->vcpu);
     guest.reset();  // Aborts.
     _exit(0);

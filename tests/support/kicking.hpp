@@ -48,6 +48,19 @@ using namespace std::chrono_literals;
 /// when they land says nothing about the library there.
 inline constexpr bool thread_sanitizer = KVM_HPP_TESTS_TSAN != 0;
 
+#if defined(__aarch64__)
+/// `b .`
+inline constexpr Code spin = {0x14000000};
+/// `1: strb w0, [x1]; b 1b`
+inline constexpr Code out_forever = {0x39000020, 0x17ffffff};
+/// `1: ldrb w0, [x1]; b 1b`
+inline constexpr Code in_forever = {0x39400020, 0x17ffffff};
+/// Reads a device for ever and expects each value to be one more than the last
+/// one, from 0; otherwise it writes to the device.
+/// `1: ldrb w0, [x1]; add w2, w2, #1; and w2, w2, #0xff; cmp w0, w2; b.eq 1b; strb w0, [x1]; b 1b`
+inline constexpr Code count_in = {0x39400020, 0x11000442, 0x12001c42, 0x6b02001f,
+                                  0x54ffff80, 0x39000020, 0x17fffffa};
+#else
 /// `jmp .`
 inline constexpr Code spin = {0xeb, 0xfe};
 /// `1: out %al, $0x10; jmp 1b`
@@ -55,10 +68,11 @@ inline constexpr Code out_forever = {0xe6, 0x10, 0xeb, 0xfc};
 /// `1: in $0x10, %al; jmp 1b`
 inline constexpr Code in_forever = {0xe4, 0x10, 0xeb, 0xfc};
 /// Reads port 0x10 for ever and expects each value to be one more than the last
-/// one, from bl; otherwise it writes to port 0x11.
+/// one, from bl, which begins as 0; otherwise it writes to port 0x11.
 /// `1: in $0x10, %al; inc %bl; cmp %bl, %al; jne 2f; jmp 1b; 2: out %al, $0x11; jmp 1b`
 inline constexpr Code count_in = {0xe4, 0x10, 0xfe, 0xc3, 0x38, 0xd8, 0x75,
                                   0x02, 0xeb, 0xf6, 0xe6, 0x11, 0xeb, 0xf2};
+#endif
 
 /// Whether this thread is within run() or complete(); set by the tests.
 inline thread_local volatile std::sig_atomic_t inside_run = 0;
@@ -108,8 +122,8 @@ inline std::string outcome(const kvm::Exit& exit) {
       [](kvm::exits::Failed failed) -> std::string {
         return failed.cause + std::string(" (") + std::to_string(failed.error_number) + ")";
       },
-      [](kvm::exits::IoIn) -> std::string { return "in"; },
-      [](kvm::exits::IoOut) -> std::string { return "out"; },
+      [](DeviceRead) -> std::string { return "in"; },
+      [](DeviceWrite) -> std::string { return "out"; },
       [&](auto&&) -> std::string { return exit.name(); });
 }
 inline std::string run(kvm::Vcpu& vcpu) {
