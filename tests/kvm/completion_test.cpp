@@ -290,7 +290,7 @@ TEST(Completion, ARunThatFailsInTheGuestHasCompleted) {
 TEST(Completion, ARunThatKvmRefusesHasNot) {  // R31: it looks at the run page first.
   Guest guest = std::move(echo_guests().front());
   answer(guest.vcpu.run(), 6);
-  guest.vcpu.run_page()->kvm_valid_regs = std::uint64_t{1} << 63;
+  guest.vcpu.run_page()->kvm_valid_regs = std::uint64_t{1} << 31;
   ASSERT_TRUE(as<exits::Failed>(guest.vcpu.run()));
   EXPECT_TRUE(guest.vcpu.completion_pending());
   const auto refused = guest.vcpu.complete();

@@ -128,15 +128,13 @@ void interrupts(kvm::Vm& vm, kvm::Vcpu& vcpu) {
   vm.create_irqfd(5, event, event).deassign();
   result(vm.try_create_ioeventfd(At::mmio<std::uint8_t>(kvm::Gpa{0}), event));
   result(vm.try_create_ioeventfd(At::mmio_any(kvm::Gpa{0}), event));
-  static_cast<void>(vm.create_ioeventfd(At::pio<std::uint16_t>(0), event));
-  static_cast<void>(vm.create_ioeventfd(At::pio_any(0), event));
-  vm.create_ioeventfd(At::pio<std::uint32_t>(0), event, 1u).deassign();
+  vm.create_ioeventfd(At::mmio<std::uint32_t>(kvm::Gpa{0}), event, 1u).deassign();
   vm.set_gsi_routing(kvm::IrqRouting::x86_default().msi(24, 0, 0, 0).hv_sint(25, 0, 0).remove(1));
   vm.set_gsi_routing(kvm::IrqRouting::arm64_default(1));
   kvm::CoalescedRing ring = vm.create_coalesced_ring(vcpu);
   kvm::CoalescedZone zone = ring.create_zone(kvm::CoalescedRange::mmio(kvm::Gpa{0}, 1));
   zone.unregister();
-  result(ring.try_create_zone(kvm::CoalescedRange::pio(0, 1)));
+  result(ring.try_create_zone(kvm::CoalescedRange::mmio(kvm::Gpa{1}, 1)));
   result(vm.try_create_coalesced_ring(vcpu));
   static_cast<void>(ring.try_drain([](auto&&) {}));
   static_cast<void>(ring.drain([](auto&&) {}));
