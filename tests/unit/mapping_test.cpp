@@ -461,7 +461,9 @@ class MappingHugePagesSerial : public testing::Test {
     return value;
   }
   static void resize(long pages) {
-    std::ofstream out(std::string(pool) + "nr_hugepages");
+    std::string file(pool);  // By +=: GCC 12 sees + overrun itself, where headers are precompiled.
+    file += "nr_hugepages";
+    std::ofstream out(file);
     out << pages << std::flush;
   }
   void SetUp() override {
