@@ -5,6 +5,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <exception>
+#include <system_error>
 #include <utility>
 
 #include <poll.h>
@@ -17,28 +19,34 @@ constexpr std::byte control_a{0x01};
 /// A pipe that is writable takes so much without blocking (PIPE_BUF).
 constexpr std::size_t most_at_once = 4096;
 
+/// Waits until one of them is ready, or for `timeout` milliseconds, -1: for ever.
+void poll_all(std::span<::pollfd> fds, int timeout) {
+  while (::poll(fds.data(), fds.size(), timeout) < 0) {
+    if (errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "the console: poll");
+    }
+  }
+}
+
 /// Waits until a descriptor is ready.
 /// @return false if the other became ready, which comes first
 bool wait_for(int fd, short events, const kvm::EventFd& unless) {
-  for (;;) {
-    std::array<::pollfd, 2> fds{{{unless.fd(), POLLIN, 0}, {fd, events, 0}}};
-    if (::poll(fds.data(), fds.size(), -1) < 0) {
-      continue;  // EINTR
-    }
-    if (fds[0].revents != 0) {
-      return false;
-    }
-    if (fds[1].revents != 0) {
-      return true;
-    }
-  }
+  std::array<::pollfd, 2> fds{{{unless.fd(), POLLIN, 0}, {fd, events, 0}}};
+  poll_all(fds, -1);
+  return fds[0].revents == 0;
+}
+
+bool is_ready(int fd, short events) {
+  ::pollfd polled{fd, events, 0};
+  poll_all({&polled, 1}, 0);
+  return polled.revents != 0;
 }
 
 }  // namespace
 
 void Console::start(Events events) {
   events_ = std::move(events);
-  thread_ = std::thread([this] { read_input(); });
+  thread_ = std::thread([this] { work(); });
 }
 
 void Console::stop() {
@@ -50,11 +58,20 @@ void Console::stop() {
 
 void Console::send(std::span<const std::byte> bytes) {
   // The descriptor is often shared with other programs, so it stays in the mode that it is in: only
-  // what it takes for sure is written, lest a full pipe keep this thread when it should end.
-  while (!bytes.empty() && wait_for(output_, POLLOUT, closed_)) {
+  // what it takes for sure is written, lest a full pipe keep this thread when it should end. No
+  // other thread takes that room meanwhile. Another program that writes to the same pipe can, and
+  // then close() does not end the wait.
+  while (!bytes.empty()) {
+    const std::lock_guard lock(output_mutex_);
+    const bool open = wait_for(output_, POLLOUT, closed_);
+    if (!open && !is_ready(output_, POLLOUT)) {
+      return;
+    }
     const auto written = ::write(output_, bytes.data(), std::min(bytes.size(), most_at_once));
     if (written >= 0) {
       bytes = bytes.subspan(static_cast<std::size_t>(written));
+    } else if (errno == EAGAIN && !open) {
+      return;
     } else if (errno != EINTR && errno != EAGAIN) {
       const int error_number = errno;
       close();
@@ -78,6 +95,14 @@ std::size_t Console::take(std::span<std::byte> bytes) {
 std::size_t Console::waiting() {
   const std::lock_guard lock(mutex_);
   return queue_.size();
+}
+
+void Console::work() noexcept {
+  try {
+    read_input();
+  } catch (const std::exception& error) {
+    events_.failed(error.what());
+  }
 }
 
 void Console::read_input() {

@@ -23,7 +23,7 @@ class Console final : public SerialLine {
   struct Events {
     std::function<void()> input;                         ///< there is something to take()
     std::function<void()> leave;                         ///< the user typed Ctrl-A x
-    std::function<void(const std::string& why)> failed;  ///< the guest's output is lost
+    std::function<void(const std::string& why)> failed;  ///< the console cannot go on
   };
 
   /// @param interactive input comes from a terminal: Ctrl-A is special, and what is typed while
@@ -34,17 +34,18 @@ class Console final : public SerialLine {
 
   /// Begins to read input.
   void start(Events events);
-  /// Ends reading, and sending as well: what cannot be written at once is lost. Any thread.
-  void close() { closed_.signal(); }
-  /// The same, and waits for the thread.
+  /// Ends the thread, and waits for it.
   void stop();
 
   void send(std::span<const std::byte> bytes) override;
+  /// Ends reading as well.
+  void close() override { closed_.signal(); }
   std::size_t take(std::span<std::byte> bytes) override;
 
  private:
   static constexpr std::size_t most_waiting = 4096;
 
+  void work() noexcept;
   void read_input();
   /// False if the user wants to leave.
   bool accept(std::span<const std::byte> bytes);
@@ -57,6 +58,7 @@ class Console final : public SerialLine {
   bool escaped_ = false;  // The last byte was Ctrl-A.
   kvm::EventFd closed_{};
   kvm::EventFd room_{};  // There is room in the queue again.
+  std::mutex output_mutex_{};
   std::mutex mutex_{};
   std::deque<std::byte> queue_{};  // under the mutex
   std::thread thread_{};

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "machine.hpp"
 
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <exception>
+#include <system_error>
 #include <utility>
 
 #include "failure.hpp"
@@ -17,7 +19,16 @@ constexpr int kick_signal = SIGUSR1;
 void install_kick_handler() {
   struct ::sigaction action {};
   action.sa_handler = [](int) {};
-  ::sigaction(kick_signal, &action, nullptr);
+  if (::sigaction(kick_signal, &action, nullptr) != 0) {
+    throw std::system_error(errno, std::generic_category(), "sigaction");
+  }
+  // Whoever started this program may have blocked it, and threads inherit that.
+  ::sigset_t kick;
+  ::sigemptyset(&kick);
+  ::sigaddset(&kick, kick_signal);
+  if (const int error = ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr); error != 0) {
+    throw std::system_error(error, std::generic_category(), "pthread_sigmask");
+  }
 }
 
 }  // namespace
@@ -76,17 +87,21 @@ Ending Machine::run() {
   return ending_.value_or(Ending{status::powered_off});
 }
 
-void Machine::stop(Ending ending) {
+bool Machine::stop(Ending ending) {
+  bool first = false;
   {
     const std::lock_guard lock(mutex_);
-    if (!ending_) {
+    first = !ending_;
+    if (first) {
       ending_ = std::move(ending);
     }
   }
   stopping_ = true;
+  line_.close();  // A vCPU's thread may be waiting there.
   for (const auto& cpu : cpus_) {
     cpu->kicker.kick();
   }
+  return first;
 }
 
 void Machine::join() {
@@ -112,6 +127,7 @@ void Machine::run_vcpu(Cpu& cpu) {
 
 void Machine::serve(Cpu& cpu, const kvm::Exit& exit) {
   exit.visit(
+#if defined(__x86_64__)
       [&](kvm::exits::IoIn io) {
         for (std::uint32_t i = 0; i < io.count; ++i) {
           ports_.read(io.port, io.data.subspan(std::size_t{i} * io.size, io.size));
@@ -122,22 +138,28 @@ void Machine::serve(Cpu& cpu, const kvm::Exit& exit) {
           ports_.write(io.port, io.data.subspan(std::size_t{i} * io.size, io.size));
         }
       },
+#endif
       [&](kvm::exits::MmioRead mmio) { mmio_.read(mmio.gpa.value, mmio.data); },
       [&](kvm::exits::MmioWrite mmio) { mmio_.write(mmio.gpa.value, mmio.data); },
       [](kvm::exits::Interrupted) {},
       [&](kvm::exits::SystemEvent event) {
         switch (event.type) {
           case kvm::uapi::system_event::shutdown:
-            return stop({status::powered_off});
+            stop({status::powered_off});
+            break;
           case kvm::uapi::system_event::reset:
-            return stop({status::reset});
+            stop({status::reset});
+            break;
           default:
-            return crash(cpu, {status::crashed, exit.describe()});
+            crash(cpu, {status::crashed, exit.describe()});
+            break;
         }
       },
+#if defined(__x86_64__)
       [&](kvm::exits::Shutdown) {
         crash(cpu, {status::crashed, "triple fault"});
       },
+#endif
       [&](kvm::exits::Failed failed) {
         crash(cpu, {status::host_failed,
                     std::string(std::strerror(failed.error_number)) + " " + failed.cause});
@@ -150,11 +172,13 @@ void Machine::serve(Cpu& cpu, const kvm::Exit& exit) {
 void Machine::crash(Cpu& cpu, Ending ending) {
   ending.message =
       "vCPU " + std::to_string(cpu.vcpu.id().value) + " cannot go on: " + ending.message;
-  if (options_.dump_on_crash) {
+  // First: others may end as well while the dump is made, and that may fail.
+  if (stop(std::move(ending)) && options_.dump_on_crash) {
     kvm::GuestMemory::View memory = vm_.memory().view();
-    ending.message += '\n' + platform_->describe(cpu.vcpu, memory);
+    const std::string dump = platform_->describe(cpu.vcpu, memory);
+    const std::lock_guard lock(mutex_);
+    ending_->message += '\n' + dump;
   }
-  stop(std::move(ending));
 }
 
 }  // namespace tinyvmm

@@ -54,7 +54,7 @@ class Platform {
   virtual void load(Machine& machine, const Options& options) = 0;
   /// There is input in machine.line() for the serial port. Called by the console's thread.
   virtual void input_ready() = 0;
-  /// Registers and the code around the program counter, for people.
+  /// Registers and the code around the program counter, for people: lines, the last without end.
   virtual std::string describe(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory) = 0;
 };
 
@@ -74,7 +74,8 @@ class Machine {
   /// Runs the guest until stop() was called, by a device, an exit or somebody else.
   Ending run();
   /// Ends the guest; the first to call it says how. Any thread, but not from a signal handler.
-  void stop(Ending ending);
+  /// @return whether this was the first
+  bool stop(Ending ending);
   /// There is input in the line. Any thread.
   void input_ready() { platform_->input_ready(); }
 
@@ -123,12 +124,12 @@ class Machine {
   std::vector<kvm::MemorySlot> ram_{};
   Bus mmio_{};
   Bus ports_{};
-  // It owns the devices, so that it goes after the threads that use them.
-  std::unique_ptr<Platform> platform_;
   std::vector<std::unique_ptr<Cpu>> cpus_{};
   std::atomic<bool> stopping_{false};
   std::mutex mutex_{};
   std::optional<Ending> ending_{};  // under the mutex
+  // It goes first, when the vCPUs' threads have ended: threads of its devices call stop().
+  std::unique_ptr<Platform> platform_;
 };
 
 }  // namespace tinyvmm

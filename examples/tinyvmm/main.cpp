@@ -44,11 +44,7 @@ Ending run(const Options& options) {
   {
     const Terminal terminal;
     console.start({.input = [&] { machine.input_ready(); },
-                   .leave =
-                       [&] {
-                         console.close();
-                         machine.stop({status::powered_off});
-                       },
+                   .leave = [&] { machine.stop({status::powered_off}); },
                    .failed =
                        [&](const std::string& why) {
                          machine.stop({status::host_failed, why});
@@ -77,9 +73,14 @@ int main(int argc, char** argv) {
       return status::host_failed;
     }
   }
-  // When nobody reads the guest's output any more, a write tells so.
+  // When nobody reads the guest's output any more, or a file gets too large, a write tells so.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
 
+  // An empty name is what a script passes whose variable is not set.
+  const CLI::Validator named(
+      [](const std::string& name) { return std::string(name.empty() ? "the name is empty" : ""); },
+      "");
   Options options;
   CLI::App app(
       "Boots a kernel in a virtual machine, with a serial console on this terminal.\n"
@@ -87,11 +88,14 @@ int main(int argc, char** argv) {
       "tinyvmm");
   app.add_option("--kernel", options.kernel, "A Linux kernel, or on x86 a multiboot kernel")
       ->required()
+      ->check(named)
       ->type_name("FILE");
   app.add_option("--initrd", options.initrd, "Its initial file system, or multiboot module")
+      ->check(named)
       ->type_name("FILE");
   app.add_option("--cmdline", options.cmdline, "The kernel's command line")->type_name("TEXT");
   auto* const disk = app.add_option("--disk", options.disk, "The file behind a virtio-blk disk")
+                         ->check(named)
                          ->type_name("FILE");
   app.add_flag("--disk-writable", options.disk_writable, "The guest may write to it")->needs(disk);
   app.add_option("--memory", options.memory, "The guest's memory, as in 512M")

@@ -10,6 +10,7 @@
 
 #include "arm_board.hpp"
 #include "boot_arm64.hpp"
+#include "failure.hpp"
 #include "machine.hpp"
 #include "pl011.hpp"
 #include "virtio_blk.hpp"
@@ -52,7 +53,7 @@ std::string describe_vcpu(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory) {
   show("vbar", vbar_el1);
   out += "  code";
   if ((control & 1) != 0) {
-    return out + " unknown, as the MMU is on\n";
+    return out + " unknown, as the MMU is on";
   }
   for (std::uint64_t i = 0; i < 4; ++i) {
     const auto word = memory.read<std::uint32_t>(kvm::Gpa(pc + 4 * i));
@@ -62,7 +63,7 @@ std::string describe_vcpu(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory) {
     }
     out += text;
   }
-  return out + '\n';
+  return out;
 }
 
 /// A board with a GICv3 and timers in the kernel, which also answers PSCI.
@@ -105,7 +106,10 @@ class Board final : public Platform {
     if (options.disk.empty()) {
       return;
     }
-    disk_.emplace(vm.memory(), std::make_unique<VirtioBlk>(options.disk, options.disk_writable));
+    disk_.emplace(vm.memory(), std::make_unique<VirtioBlk>(options.disk, options.disk_writable),
+                  [&machine](const std::string& why) {
+                    machine.stop({status::host_failed, why});
+                  });
     machine.mmio().add(arm_board::disk.value, VirtioMmio::size, *disk_);
     // The guest's notification and our interrupt reach their threads without an exit.
     disk_notify_.emplace(vm.create_ioeventfd(

@@ -122,7 +122,10 @@ class Pc final : public Platform {
   void add_disk(Machine& machine) {
     const Options& options = machine.options();
     disk_.emplace(machine.vm().memory(),
-                  std::make_unique<VirtioBlk>(options.disk, options.disk_writable));
+                  std::make_unique<VirtioBlk>(options.disk, options.disk_writable),
+                  [&machine](const std::string& why) {
+                    machine.stop({status::host_failed, why});
+                  });
     machine.mmio().add(pc::disk.value, VirtioMmio::size, *disk_);
     // The guest's notification and our interrupt reach their threads without an exit.
     disk_notify_.emplace(machine.vm().create_ioeventfd(

@@ -14,6 +14,8 @@ class SerialLine {
   virtual ~SerialLine() = default;
   /// Passes on what the guest sent, and waits while it cannot.
   virtual void send(std::span<const std::byte> bytes) = 0;
+  /// From now on send() does not wait any more: it drops what cannot be passed on at once.
+  virtual void close() {}
   /// Takes what has come for the guest, oldest first, as much as there is and `bytes` has room for.
   /// @return how many bytes it was; never waits
   virtual std::size_t take(std::span<std::byte> bytes) = 0;

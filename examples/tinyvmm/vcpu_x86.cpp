@@ -137,7 +137,7 @@ std::string describe_vcpu(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory) {
   const auto regs = vcpu.try_get_regs();
   const auto sregs = vcpu.try_get_sregs();
   if (!regs || !sregs) {
-    return "its registers cannot be read\n";
+    return "its registers cannot be read";
   }
   std::string out;
   const auto line = [&](std::initializer_list<std::pair<const char*, std::uint64_t>> values) {
@@ -163,7 +163,7 @@ std::string describe_vcpu(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory) {
          : std::snprintf(text, sizeof text, " ??");
     out += text;
   }
-  return out + '\n';
+  return out;
 }
 
 }  // namespace tinyvmm

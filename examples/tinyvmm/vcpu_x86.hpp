@@ -20,7 +20,7 @@ kvm::x86::Cpuid make_cpuid(const kvm::x86::Cpuid& supported, bool has_deadline_t
 /// long mode with pc::page_tables. Writes the descriptor table that they come from.
 void enter(kvm::Vcpu& vcpu, const EntryPoint& entry, kvm::GuestMemory::View& memory);
 
-/// Registers and the code bytes at RIP, a few lines.
+/// Registers and the code bytes at RIP: a few lines, the last without end.
 std::string describe_vcpu(kvm::Vcpu& vcpu, kvm::GuestMemory::View& memory);
 
 }  // namespace tinyvmm

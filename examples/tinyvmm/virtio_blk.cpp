@@ -24,9 +24,10 @@ constexpr std::uint64_t feature_segment_max = 1 << 2;
 constexpr std::uint64_t feature_read_only = 1 << 5;
 constexpr std::uint64_t feature_flush = 1 << 9;
 
-// What drivers that keep to it ask for at most, so that no request takes for ever.
+// What a request asks for at most, so that none takes for ever.
 constexpr std::uint32_t most_bytes_in_segment = 1 << 20;
 constexpr std::uint32_t most_segments = 126;
+constexpr std::uint64_t most_bytes = std::uint64_t{most_bytes_in_segment} * most_segments;
 
 /// What a request begins with. Its last byte is for the outcome, the rest is data.
 struct Header {
@@ -50,7 +51,9 @@ constexpr std::uint32_t get_id = 8;
 }  // namespace
 
 VirtioBlk::VirtioBlk(const std::string& path, bool writable)
-    : writable_(writable), file_(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC)) {
+    : writable_(writable),
+      // A pipe without a writer would keep us waiting.
+      file_(::open(path.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK)) {
   struct ::stat info {};
   if (!file_ || ::fstat(file_.get(), &info) != 0) {
     refuse(path, errno);
@@ -136,8 +139,8 @@ VirtioBlk::Outcome VirtioBlk::transfer(std::uint32_t type, std::uint64_t first_s
                                        const Chain& request, std::uint64_t size,
                                        kvm::GuestMemory::View& memory) {
   const bool to_guest = type == in;
-  if (size % sector != 0 || first_sector > sectors_ || size / sector > sectors_ - first_sector ||
-      (!to_guest && !writable_)) {
+  if (size % sector != 0 || size > most_bytes || first_sector > sectors_ ||
+      size / sector > sectors_ - first_sector || (!to_guest && !writable_)) {
     return {.status = Status::io_error};
   }
   std::uint64_t position = first_sector * sector;

@@ -62,9 +62,11 @@ void set_half(std::uint64_t& value, std::uint32_t which, std::uint32_t half) {
 
 }  // namespace
 
-VirtioMmio::VirtioMmio(const kvm::GuestMemory& memory, std::unique_ptr<VirtioFunction> function)
+VirtioMmio::VirtioMmio(const kvm::GuestMemory& memory, std::unique_ptr<VirtioFunction> function,
+                       Failed failed)
     : memory_(memory),
       function_(std::move(function)),
+      failed_(std::move(failed)),
       view_(memory.view()),
       worker_([this] { work(); }) {}
 
@@ -74,8 +76,13 @@ VirtioMmio::~VirtioMmio() {
   worker_.join();
 }
 
+std::unique_lock<std::mutex> VirtioMmio::take_turn() const {
+  const std::lock_guard next(next_);
+  return std::unique_lock(mutex_);
+}
+
 std::string VirtioMmio::fault() const {
-  const std::lock_guard lock(mutex_);
+  const auto lock = take_turn();
   return fault_;
 }
 
@@ -111,7 +118,7 @@ void VirtioMmio::write(std::uint64_t offset, std::span<const std::byte> data) {
   } else if (offset == interrupt_acknowledge) {
     interrupt_status_ &= ~value;
   } else {
-    const std::lock_guard lock(mutex_);
+    const auto lock = take_turn();
     write_register(offset, value);
   }
 }
@@ -135,7 +142,7 @@ std::uint32_t VirtioMmio::read_register(std::uint64_t offset) const {
     default:
       break;
   }
-  const std::lock_guard lock(mutex_);
+  const auto lock = take_turn();
   switch (offset) {
     case device_features:
       return half(function_->features() | feature_version_1, device_features_select_);
@@ -277,40 +284,40 @@ void VirtioMmio::stop_device(const std::string& why) {
 // --- the queue, in the thread of this device ---
 
 void VirtioMmio::work() noexcept {
-  while (!ending_) {
-    notified_.wait();
-    static_cast<void>(notified_.read());
-    // One at a time, so that a reset or the end need not wait for more than that.
-    while (!ending_ && serve_one()) {
+  try {
+    while (!ending_) {
+      notified_.wait();
+      static_cast<void>(notified_.read());
+      // One at a time, so that a reset or the end need not wait for more than that.
+      while (!ending_ && serve_one()) {
+      }
     }
+  } catch (const std::exception& error) {
+    failed_(error.what());
   }
 }
 
 bool VirtioMmio::serve_one() {
-  const std::lock_guard lock(mutex_);
+  const auto lock = take_turn();
   if (!queue_ || (status_ & driver_ok) == 0) {
     return false;
   }
-  try {
-    if (queue_->pop(request_)) {
-      const auto written = function_->serve(request_, driver_features_, view_);
-      if (!written) {
-        stop_device("a request has no place for an answer, or buffers outside of memory");
-        return false;
-      }
-      queue_->push(request_.head, *written);
-      if (queue_->fault() == nullptr) {
-        if (queue_->wants_interrupt()) {
-          raise(used_buffers);
-        }
-        return true;
-      }
+  if (queue_->pop(request_)) {
+    const auto written = function_->serve(request_, driver_features_, view_);
+    if (!written) {
+      stop_device("a request has no place for an answer, or buffers outside of memory");
+      return false;
     }
-    if (queue_->fault() != nullptr) {
-      stop_device(queue_->fault());
+    queue_->push(request_.head, *written);
+    if (queue_->fault() == nullptr) {
+      if (queue_->wants_interrupt()) {
+        raise(used_buffers);
+      }
+      return true;
     }
-  } catch (const std::exception& error) {  // Out of memory, at worst.
-    stop_device(error.what());
+  }
+  if (queue_->fault() != nullptr) {
+    stop_device(queue_->fault());
   }
   return false;
 }

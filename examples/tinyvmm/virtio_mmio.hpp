@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,7 +56,12 @@ class VirtioMmio : public Device {
   /// that arrives as an exit does as well.
   static constexpr std::uint64_t queue_notify = 0x50;
 
-  VirtioMmio(const kvm::GuestMemory& memory, std::unique_ptr<VirtioFunction> function);
+  /// What the device's thread calls, as its last, when the host refused it something.
+  using Failed = std::function<void(const std::string& why)>;
+
+  /// @param failed without it, such a refusal ends the program
+  VirtioMmio(const kvm::GuestMemory& memory, std::unique_ptr<VirtioFunction> function,
+             Failed failed = {});
   VirtioMmio(const VirtioMmio&) = delete;
   VirtioMmio& operator=(const VirtioMmio&) = delete;
   /// Ends the thread, after the request that it is at.
@@ -81,11 +87,16 @@ class VirtioMmio : public Device {
   void raise(std::uint32_t cause);
   void stop_device(const std::string& why);
 
+  /// Locks the mutex. Between two requests those get in who waited: a worker that only unlocked
+  /// and locked it again would mostly be the faster one.
+  std::unique_lock<std::mutex> take_turn() const;
+
   void work() noexcept;
   bool serve_one();
 
   const kvm::GuestMemory memory_;
   const std::unique_ptr<VirtioFunction> function_;
+  const Failed failed_;
   const kvm::EventFd notified_;
   const kvm::EventFd interrupt_;
 
@@ -94,6 +105,7 @@ class VirtioMmio : public Device {
   std::atomic<std::uint32_t> interrupt_status_{0};
   std::atomic<std::uint32_t> status_{0};  ///< written under the lock
 
+  mutable std::mutex next_;   ///< of the thread that gets the other one next
   mutable std::mutex mutex_;  ///< of all that follows
   std::uint32_t device_features_select_ = 0;
   std::uint32_t driver_features_select_ = 0;

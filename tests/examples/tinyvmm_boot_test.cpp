@@ -2,16 +2,22 @@
 // tinyvmm as a user runs it, with small kernels of our own.
 #include <gtest/gtest.h>
 
+#include <kvm/irq/event_fd.hpp>
+
+#include <signal.h>
 #include <sys/wait.h>
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <thread>
 
 #include "program.hpp"
+#include "tinyvmm/machine.hpp"
 #include "tinyvmm_images.hpp"
 
 #if defined(__x86_64__)
@@ -170,6 +176,7 @@ TEST_F(TinyvmmBoot, ACrashIsToldWithRegistersAndCode) {
   EXPECT_EQ(loud.status, silent.status);
   EXPECT_NE(loud.err.find("rax=00000000abcd1234"), std::string::npos) << loud.err;
   EXPECT_NE(loud.err.find("code 0f 0b"), std::string::npos) << loud.err;
+  EXPECT_EQ(loud.err.find("\n\n"), std::string::npos) << loud.err;
 }
 
 TEST_F(TinyvmmBoot, WhatNobodyAnswersReadsAsOnes) {
@@ -265,6 +272,58 @@ TEST_F(TinyvmmBoot, LostOutputIsAnError) {
   EXPECT_NE(outcome.err.find("tinyvmm: standard output: "), std::string::npos) << outcome.err;
 }
 
+TEST_F(TinyvmmBoot, OutputThatAFileHasNoRoomForIsAnError) {
+  const std::string kernel =
+      folder_.write("kernel", images::elf32(Code().esi(0x10000).ecx(4000).send_ecx_bytes().halt(),
+                                            0x10000, std::string(4000, 'x')));
+  const auto outcome = program::run(
+      "timeout",
+      "60 '" EXAMPLE_TINYVMM "' --kernel '" + kernel + "' >'" + folder_.write("out", "") + "'",
+      "ulimit -f 1; ");
+  EXPECT_EQ(outcome.status, 6);
+  EXPECT_EQ(outcome.err, "tinyvmm: standard output: File too large\n");
+}
+
+/// Keeps who sends until it is closed, if it is told to.
+struct SlowLine : tinyvmm::SerialLine {
+  explicit SlowLine(bool blocks) : blocks_(blocks) {}
+  void send(std::span<const std::byte>) override {
+    sending.signal();
+    if (blocks_) {
+      closed.wait();
+    }
+  }
+  std::size_t take(std::span<std::byte>) override { return 0; }
+  void close() override { closed.signal(); }
+  kvm::EventFd sending;
+  kvm::EventFd closed;
+  const bool blocks_;
+};
+
+TEST_F(TinyvmmBoot, StoppingReachesAVcpuWhateverItWaitsFor) {
+  // Whoever starts the program may have blocked the signal.
+  ::sigset_t kick;
+  ::sigset_t before;
+  ::sigemptyset(&kick);
+  ::sigaddset(&kick, SIGUSR1);
+  tinyvmm::Options options;
+  options.kernel = folder_.write("kernel", images::elf32(Code().print("x").halt()));
+  for (const bool in_send : {true, false}) {
+    ::pthread_sigmask(SIG_BLOCK, &kick, &before);
+    SlowLine line(in_send);
+    tinyvmm::Machine machine(options, line);
+    std::thread other([&] {
+      line.sending.wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));  // It halts, if it can.
+      EXPECT_TRUE(machine.stop({20}));
+      EXPECT_FALSE(machine.stop({22}));
+    });
+    EXPECT_EQ(machine.run().status, 20);
+    other.join();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+}
+
 // A guest that reads and writes wherever there might be a device.
 TEST_F(TinyvmmBoot, HammeringPortsAndMemoryHurtsNobody) {
   const std::string disk = folder_.write("disk", std::string(64 * 1024, 'd'));
@@ -325,6 +384,9 @@ TEST_F(TinyvmmBoot, WrongUsageAndMissingFilesAreToldApart) {
   EXPECT_EQ(boot(good, "--cpus 0").status, 2);
   EXPECT_EQ(boot(good, "--memory 1M").status, 2);
   EXPECT_EQ(boot(good, "--memory 1000001").status, 2);
+  EXPECT_EQ(boot(good, "--initrd ''").status, 2);
+  EXPECT_EQ(boot(good, "--disk ''").status, 2);
+  EXPECT_EQ(program::run(EXAMPLE_TINYVMM, "--kernel ''").status, 2);
   EXPECT_EQ(boot(good, "--help").status, 0);
   const auto missing = boot(good, "--initrd /no/such/file");
   EXPECT_EQ(missing.status, 4);

@@ -3,6 +3,10 @@
 // needs: exceptions
 #include <gtest/gtest.h>
 
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -13,10 +17,14 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "tinyvmm/acpi.hpp"
 #include "tinyvmm/bus.hpp"
+#include "tinyvmm/console.hpp"
 #include "tinyvmm/pc_devices.hpp"
 #include "tinyvmm/serial_16550.hpp"
 
@@ -117,6 +125,63 @@ struct Line : SerialLine {
   std::string sent;
   std::string input;
 };
+
+/// A console between two pipes.
+class TinyvmmConsole : public testing::Test {
+ protected:
+  TinyvmmConsole() : output_{open()}, input_{open()} {}
+  struct Pipe {
+    kvm::Fd read, write;
+  };
+  static Pipe open() {
+    std::array<int, 2> fds{};
+    EXPECT_EQ(::pipe2(fds.data(), O_CLOEXEC), 0);
+    return {kvm::Fd(fds[0]), kvm::Fd(fds[1])};
+  }
+  /// No poll of so many descriptors succeeds until it is undone.
+  static ::rlim_t limit_files(::rlim_t limit) {
+    ::rlimit limits{};
+    EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &limits), 0);
+    const ::rlim_t before = std::exchange(limits.rlim_cur, limit);
+    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &limits), 0);
+    return before;
+  }
+
+  Pipe output_;
+  Pipe input_;
+  Console console_{input_.read.get(), output_.write.get(), false};
+};
+
+TEST_F(TinyvmmConsole, AClosedOneDropsOnlyWhatDoesNotFit) {
+  const std::vector<std::byte> much(1 << 20, std::byte{'m'});
+  std::array<std::thread, 2> vcpus;
+  for (std::thread& vcpu : vcpus) {
+    vcpu = std::thread([&] { console_.send(much); });
+  }
+  std::array<std::byte, 4096> buffer;
+  ASSERT_GT(::read(output_.read.get(), buffer.data(), buffer.size()), 0);
+  console_.close();
+  for (std::thread& vcpu : vcpus) {
+    vcpu.join();
+  }
+  // Now there is room again.
+  ASSERT_EQ(::fcntl(output_.read.get(), F_SETFL, O_NONBLOCK), 0);
+  while (::read(output_.read.get(), buffer.data(), buffer.size()) > 0) {
+  }
+  console_.send(std::span(much).first(3));
+  EXPECT_EQ(::read(output_.read.get(), buffer.data(), buffer.size()), 3);
+}
+
+TEST_F(TinyvmmConsole, WhatTheHostRefusesIsAFailure) {
+  const ::rlim_t before = limit_files(1);
+  EXPECT_THROW(console_.send(std::as_bytes(std::span("x", 1))), std::system_error);
+  std::string failure;
+  console_.start(
+      {.input = [] {}, .leave = [] {}, .failed = [&](const std::string& why) { failure = why; }});
+  console_.stop();
+  limit_files(before);
+  EXPECT_EQ(failure, "the console: poll: Invalid argument");
+}
 
 class TinyvmmSerial : public testing::Test {
  protected:

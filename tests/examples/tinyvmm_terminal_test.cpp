@@ -125,7 +125,8 @@ class TinyvmmTerminal : public testing::Test {
 };
 
 TEST_F(TinyvmmTerminal, IsRestoredAfterASignal) {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGSEGV, SIGABRT, SIGBUS}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGSEGV, SIGABRT, SIGBUS, SIGUSR2,
+                           SIGXCPU, SIGVTALRM, SIGPROF, SIGIO, SIGPWR}) {
     Session session(waits());
     ASSERT_TRUE(session.wait_for("ready"));
     EXPECT_TRUE(session.is_raw());

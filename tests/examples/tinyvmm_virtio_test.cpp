@@ -20,11 +20,13 @@
 #include <optional>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "program.hpp"
 #include "tinyvmm/failure.hpp"
@@ -305,6 +307,9 @@ TEST_F(TinyvmmVirtio, RefusesFilesThatAreNoDisk) {
   EXPECT_EQ(refusal(disk()), "");
   EXPECT_NE(refusal(folder_ + "/none").find("No such file"), std::string::npos);
   EXPECT_NE(refusal(folder_).find("neither a file nor"), std::string::npos);
+  ASSERT_EQ(::mkfifo((folder_ + "/pipe").c_str(), 0600), 0);
+  EXPECT_NE(refusal(folder_ + "/pipe").find("neither a file nor"), std::string::npos);
+  EXPECT_NE(refusal(folder_ + "/pipe", true).find("neither a file nor"), std::string::npos);
   write_disk("");
   EXPECT_NE(refusal(disk()).find("multiple of 512"), std::string::npos);
   write_disk(std::string(513, 'x'));
@@ -396,6 +401,19 @@ TEST_F(TinyvmmVirtio, RequestsBeyondTheEnd) {
   EXPECT_EQ(request(read_in, 0, {{data_at, 511, true}}), 0u);
   EXPECT_EQ(outcome(), io_error) << "no whole sectors";
   EXPECT_EQ(program::read_file(disk()), content_);
+}
+
+TEST_F(TinyvmmVirtio, RequestsThatAreTooLarge) {
+  std::filesystem::resize_file(disk(), 200_MiB);
+  start(false, 128);
+  // The same memory again and again.
+  EXPECT_EQ(request(read_in, 0, std::vector<Piece>(63, {ram_at + 2_MiB, 2_MiB, true})),
+            126_MiB + 1);
+  EXPECT_EQ(outcome(), ok);
+  std::vector<Piece> more(63, {ram_at + 2_MiB, 2_MiB, true});
+  more.push_back({ram_at + 2_MiB, 512, true});
+  EXPECT_EQ(request(read_in, 0, more), 0u);
+  EXPECT_EQ(outcome(), io_error);
 }
 
 TEST_F(TinyvmmVirtio, AFileThatShrinks) {
@@ -747,6 +765,58 @@ TEST_F(TinyvmmVirtio, EndsWhileADriverNeverRests) {
   device_.reset();
   end = true;
   guest.join();
+}
+
+TEST_F(TinyvmmVirtio, RegistersAndTheEndAreNotBehindAllRequests) {
+  struct Slow : tinyvmm::VirtioFunction {
+    std::uint32_t id() const override { return 2; }
+    std::uint64_t features() const override { return 0; }
+    std::span<const std::byte> config() const override { return {}; }
+    std::optional<std::uint32_t> serve(const tinyvmm::Chain&, std::uint64_t,
+                                       kvm::GuestMemory::View&) override {
+      std::this_thread::sleep_for(10ms);
+      return 0;
+    }
+  };
+  device_.emplace(vm_->memory(), std::make_unique<Slow>());
+  start_again(128);
+  header(read_in, 0);
+  chain(0, {{header_at, 16, false}, {status_at, 1, true}});
+  for (int i = 0; i < 128; ++i) {
+    offer(0);
+  }
+  notify();
+  EXPECT_TRUE(wait_until([&] { return used_index() > 0; }));
+  EXPECT_EQ(get(queue_ready), 1u);
+  EXPECT_EQ(get(queue_ready), 1u);
+  device_.reset();
+  EXPECT_LT(used_index(), 128u);
+}
+
+TEST_F(TinyvmmVirtio, WhatTheHostRefusesIsTold) {
+  struct Refused : tinyvmm::VirtioFunction {
+    std::uint32_t id() const override { return 2; }
+    std::uint64_t features() const override { return 0; }
+    std::span<const std::byte> config() const override { return {}; }
+    std::optional<std::uint32_t> serve(const tinyvmm::Chain&, std::uint64_t,
+                                       kvm::GuestMemory::View&) override {
+      throw std::runtime_error("no more memory");
+    }
+  };
+  std::string failure;
+  kvm::EventFd told;
+  device_.emplace(vm_->memory(), std::make_unique<Refused>(), [&](const std::string& why) {
+    failure = why;
+    told.signal();
+  });
+  start_again();
+  header(read_in, 0);
+  chain(0, {{header_at, 16, false}, {data_at, 512, true}, {status_at, 1, true}});
+  offer(0);
+  notify();
+  ASSERT_TRUE(told.wait(20'000ms));
+  device_.reset();
+  EXPECT_EQ(failure, "no more memory");
 }
 
 }  // namespace
