@@ -158,8 +158,8 @@ class Cpuid {
 namespace detail {
 
 /// The bytes of a kvm_cpuid2 with room for `count` entries.
-inline std::vector<std::byte> cpuid_buffer(std::size_t count, std::byte fill = {}) {
-  std::vector<std::byte> buffer(uapi::flexible_size<uapi::kvm_cpuid2>(count), fill);
+inline std::vector<std::byte> cpuid_buffer(std::size_t count) {
+  std::vector<std::byte> buffer(uapi::flexible_size<uapi::kvm_cpuid2>(count));
   const uapi::kvm_cpuid2 header{.nent = static_cast<std::uint32_t>(count), .padding = 0};
   std::memcpy(buffer.data(), &header, sizeof header);
   return buffer;
@@ -174,9 +174,22 @@ inline std::vector<std::byte> cpuid_buffer(std::size_t count, std::byte fill = {
 template <class Send, class Fail>
 Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
   constexpr std::size_t limit = 1 << 16;
-  constexpr std::byte unwritten{0xff};
+  constexpr std::uint32_t none = ~std::uint32_t{0};
+  // The padding has to be empty for KVM_GET_EMULATED_CPUID.
+  constexpr uapi::kvm_cpuid_entry2 untouched{.function = none,
+                                             .index = none,
+                                             .flags = none,
+                                             .eax = none,
+                                             .ebx = none,
+                                             .ecx = none,
+                                             .edx = none,
+                                             .padding = {}};
   for (std::size_t room = 128;; room *= 2) {
-    std::vector<std::byte> buffer = cpuid_buffer(room, unwritten);
+    std::vector<std::byte> buffer = cpuid_buffer(room);
+    for (std::size_t i = 0; i < room; ++i) {
+      std::memcpy(buffer.data() + uapi::kvm_cpuid2::array_offset + i * sizeof untouched, &untouched,
+                  sizeof untouched);
+    }
     if (send(buffer.data()) < 0) {
       const int error_number = errno;
       if (error_number == E2BIG && room < limit) {
@@ -191,8 +204,6 @@ Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
       std::memcpy(entries.data(), buffer.data() + uapi::kvm_cpuid2::array_offset,
                   entries.size() * sizeof entries[0]);
     }
-    uapi::kvm_cpuid_entry2 untouched;
-    std::memset(&untouched, std::to_integer<int>(unwritten), sizeof untouched);
     while (!entries.empty() && std::memcmp(&entries.back(), &untouched, sizeof untouched) == 0) {
       entries.pop_back();
     }
