@@ -11,30 +11,19 @@
 #include <utility>
 #include <vector>
 
+#include "support/fuzzing.hpp"
+
 namespace {
 
 using kvm::DirtyBitmap;
 using Model = std::vector<bool>;
 
-void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
-}
+using kvm_test::require;
 
-class Input {
+class Input : public kvm_test::Input {
  public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+  using kvm_test::Input::Input;
 
-  bool empty() const { return size_ == 0; }
-  /// 0 once there is no more.
-  std::uint64_t bytes(std::size_t count) {
-    std::uint64_t value = 0;
-    for (std::size_t i = 0; i < count && size_ != 0; ++i, ++data_, --size_) {
-      value |= std::uint64_t{*data_} << 8 * i;
-    }
-    return value;
-  }
   /// A page or a count: near, or any number at all.
   std::uint64_t number(std::uint64_t pages) {
     const std::uint64_t form = bytes(1);
@@ -49,10 +38,6 @@ class Input {
         return bytes(8);
     }
   }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_;
 };
 
 struct Pair {

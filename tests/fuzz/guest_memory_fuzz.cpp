@@ -9,10 +9,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -23,15 +21,15 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "support/fake_kvm.hpp"
+#include "support/fuzzing.hpp"
 #include "support/slot_access.hpp"
 
 namespace {
 
-namespace request = kvm::uapi::request;
 using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemorySlot;
@@ -40,11 +38,8 @@ using View = kvm::GuestMemory::View;
 constexpr std::uint64_t max64 = ~std::uint64_t{0};
 const std::size_t page = kvm::detail::sys::page_size();
 
-void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
-}
+using kvm_test::Input;
+using kvm_test::require;
 
 /// KVM's rules for slots.
 struct FakeKvm {
@@ -91,58 +86,6 @@ struct FakeKvm {
 };
 FakeKvm fake;
 
-}  // namespace
-
-extern "C" int ioctl(int fd, unsigned long code, ...) noexcept {
-  va_list list;
-  va_start(list, code);
-  void* const argument = va_arg(list, void*);
-  va_end(list);
-  if (code == request::get_api_version.code) {
-    return 12;
-  }
-  if (code == request::check_extension.code) {
-    return reinterpret_cast<std::uintptr_t>(argument) == kvm::uapi::cap::nr_memslots ? 512 : 0;
-  }
-  if (code == request::get_vcpu_mmap_size.code) {
-    return static_cast<int>(page);
-  }
-  if (code == request::create_vm.code) {
-    return ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  }
-  if (code == request::set_user_memory_region.code) {
-    const int error_number =
-        fake.set(*static_cast<const kvm::uapi::kvm_userspace_memory_region*>(argument));
-    if (error_number == 0) {
-      return 0;
-    }
-    errno = error_number;
-    return -1;
-  }
-  return static_cast<int>(::syscall(SYS_ioctl, fd, code, argument));
-}
-
-namespace {
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-
-  bool empty() const { return size_ == 0; }
-  /// 0 once there is no more.
-  std::uint64_t bytes(std::size_t count) {
-    std::uint64_t value = 0;
-    for (std::size_t i = 0; i < count && size_ != 0; ++i, ++data_, --size_) {
-      value |= i < 8 ? std::uint64_t{*data_} << 8 * i : 0;
-    }
-    return value;
-  }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_;
-};
-
 /// The padding-free kind that is copied word by word.
 struct Triple {
   std::uint64_t a;
@@ -153,6 +96,9 @@ constexpr std::size_t backing_pages = 96;
 
 /// What is made once.
 struct Machine {
+  Machine() {
+    kvm_test::set_region = [](const auto& region) { return fake.set(region); };
+  }
   kvm::System system = kvm::System::try_open("/dev/null").value();
   kvm::Vm vm = system.create_vm();
   Mapping backing = Mapping::anonymous(backing_pages * page);

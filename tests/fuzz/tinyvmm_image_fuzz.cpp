@@ -6,10 +6,8 @@
 #include <kvm/kvm.hpp>
 
 #include <algorithm>
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <span>
@@ -20,48 +18,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "support/fake_kvm.hpp"
+#include "support/fuzzing.hpp"
 #include "tinyvmm/boot_x86.hpp"
 #include "tinyvmm/pc.hpp"
 
 namespace {
 
-namespace request = kvm::uapi::request;
 using kvm::Gpa;
 
 constexpr std::uint64_t ram_size = 0x140000;
 
-void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
-}
-
-}  // namespace
-
-extern "C" int ioctl(int fd, unsigned long code, ...) noexcept {
-  va_list list;
-  va_start(list, code);
-  void* const argument = va_arg(list, void*);
-  va_end(list);
-  if (code == request::get_api_version.code) {
-    return 12;
-  }
-  if (code == request::check_extension.code) {
-    return reinterpret_cast<std::uintptr_t>(argument) == kvm::uapi::cap::nr_memslots ? 512 : 0;
-  }
-  if (code == request::get_vcpu_mmap_size.code) {
-    return 4096;
-  }
-  if (code == request::create_vm.code) {
-    return ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  }
-  if (code == request::set_user_memory_region.code) {
-    return 0;
-  }
-  return static_cast<int>(::syscall(SYS_ioctl, fd, code, argument));
-}
-
-namespace {
+using kvm_test::require;
 
 /// What is made once.
 struct Host {

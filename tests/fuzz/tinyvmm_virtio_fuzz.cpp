@@ -8,10 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -26,12 +24,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "support/fake_kvm.hpp"
+#include "support/fuzzing.hpp"
 #include "tinyvmm/virtio_blk.hpp"
 #include "tinyvmm/virtio_mmio.hpp"
 
 namespace {
 
-namespace request = kvm::uapi::request;
 using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemorySlot;
@@ -40,57 +39,8 @@ using tinyvmm::VirtioMmio;
 
 const std::size_t page = kvm::detail::sys::page_size();
 
-void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
-}
-
-}  // namespace
-
-extern "C" int ioctl(int fd, unsigned long code, ...) noexcept {
-  va_list list;
-  va_start(list, code);
-  void* const argument = va_arg(list, void*);
-  va_end(list);
-  if (code == request::get_api_version.code) {
-    return 12;
-  }
-  if (code == request::check_extension.code) {
-    return reinterpret_cast<std::uintptr_t>(argument) == kvm::uapi::cap::nr_memslots ? 512 : 0;
-  }
-  if (code == request::get_vcpu_mmap_size.code) {
-    return static_cast<int>(page);
-  }
-  if (code == request::create_vm.code) {
-    return ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  }
-  if (code == request::set_user_memory_region.code) {
-    return 0;
-  }
-  return static_cast<int>(::syscall(SYS_ioctl, fd, code, argument));
-}
-
-namespace {
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-
-  bool empty() const { return size_ == 0; }
-  /// 0 once there is no more.
-  std::uint64_t bytes(std::size_t count) {
-    std::uint64_t value = 0;
-    for (std::size_t i = 0; i < count && size_ != 0; ++i, ++data_, --size_) {
-      value |= std::uint64_t{*data_} << 8 * i;
-    }
-    return value;
-  }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_;
-};
+using kvm_test::Input;
+using kvm_test::require;
 
 // What the guest's memory has where: rings, then requests; behind it memory that is read-only.
 constexpr std::uint64_t descriptors_at = 0, available_at = 0x1000, used_at = 0x2000;

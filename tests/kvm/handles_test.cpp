@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What becomes of handles: moved, dropped in any order, misused, forked.
 // needs: x86
+#include "support/child.hpp"
 #include "support/guest.hpp"
 #include "support/require.hpp"
 
@@ -39,6 +40,7 @@ namespace cap = kvm::cap;
 namespace exits = kvm::exits;
 namespace request = kvm::uapi::request;
 using kvm_test::Devices;
+using kvm_test::expect_in_child;
 using kvm_test::Guest;
 using kvm_test::Machine;
 using kvm_test::operator""_KiB;
@@ -547,23 +549,6 @@ TEST(OpenSystem, MakesAnAdoptedDescriptorCloseOnExec) {
   EXPECT_EQ(fcntl(system.fd(), F_GETFD), FD_CLOEXEC);
 }
 
-/// Runs `body` in a forked child. Its expectations count here: the child ends
-/// with 0 only if none of them failed.
-template <class F>
-void in_child(F&& body) {
-  std::fflush(nullptr);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    body();
-    std::fflush(nullptr);
-    _exit(testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
-}
-
 TEST(OpenSystem, WithoutPermissionNamesTheGroup) {
   // A copy of the device's node where that can be made; else any file will do,
   // since opening it fails before it is looked at.
@@ -585,7 +570,7 @@ TEST(OpenSystem, WithoutPermissionNamesTheGroup) {
   const auto expect_denied = [&](mode_t mode, std::initializer_list<std::string_view> words) {
     // An owner's own rights come first, so take them from one who is not root.
     ASSERT_EQ(chmod(path.c_str(), root ? mode : mode & 077), 0);
-    in_child([&] {
+    expect_in_child([&] {
       if (root) {
         ASSERT_EQ(setgroups(0, nullptr), 0);
         ASSERT_EQ(setgid(65534), 0);
@@ -620,7 +605,7 @@ TEST(Fork, TheChildCanNotReachTheParentsGuest) {
   const void* const memory = guest.ram.mapping().data();
   const void* const run_page = guest.vcpu.run_page();
 
-  in_child([&] {
+  expect_in_child([&] {
     constexpr std::string_view sentence = "made by another process: after a fork";
     EXPECT_FALSE(mapped(memory));
     EXPECT_FALSE(mapped(run_page));
@@ -694,7 +679,7 @@ TEST(Fork, TheChildsMemoryIsNoGuestMemory) {
 #endif
   Machine machine;
   machine.load(0x1000, {0x11});
-  in_child([&] {
+  expect_in_child([&] {
     const auto* const own = take_place_of(machine.ram);
     EXPECT_FALSE(machine.ram.mapping().accessible());
     std::byte byte{0x77};
@@ -720,13 +705,13 @@ TEST(Fork, AChildWithItsParentsProcessIdIsAnother) {
     if (unshare(CLONE_NEWPID) != 0) {
       _exit(refused);
     }
-    in_child([] {
+    expect_in_child([] {
       ASSERT_EQ(getpid(), 1);
       std::optional<Guest> guest = Guest::real_mode(talking);
       const kvm::Kicker kicker = guest->vcpu.entry_kicker();
       EXPECT_TRUE(talks(guest->vcpu));
       ASSERT_EQ(unshare(CLONE_NEWPID), 0);
-      in_child([&] {
+      expect_in_child([&] {
         ASSERT_EQ(getpid(), 1);
         const auto* const own = take_place_of(guest->ram);
         const std::size_t size = guest->ram.mapping().size();

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/child.hpp"
 #include "support/irq_guest.hpp"
 #include "support/kicking.hpp"
 #include "support/require.hpp"

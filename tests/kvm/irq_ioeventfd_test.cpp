@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "support/child.hpp"
 #include "support/irq_guest.hpp"
 #include "support/kicking.hpp"
 #include "support/require.hpp"
