@@ -3,8 +3,9 @@
 # Asserts that a case compiles as it is, and that with -DMUST_FAIL it does not
 # and the compiler says the sentence that the case expects.
 #
-#   run.sh COMPILER INCLUDE_DIR FLAGS FILE
+#   run.sh COMPILER INCLUDE_DIR FLAGS FILE [PRECOMPILED_DIR]
 #
+# PRECOMPILED_DIR may have the library precompiled, which saves most of the time.
 # A case names what it expects, as extended regular expressions of grep:
 #   // expect: REGEX             any compiler
 #   // expect(g++): REGEX        GCC only
@@ -13,18 +14,28 @@
 # exit status 77, where the compiler is for another architecture. `// flags: ...` adds flags, and
 # `// errors: N` allows more than one error.
 set -u
-if [ $# -ne 4 ]; then
-  echo "usage: $0 COMPILER INCLUDE_DIR FLAGS FILE" >&2
+if [ $# -ne 4 ] && [ $# -ne 5 ]; then
+  echo "usage: $0 COMPILER INCLUDE_DIR FLAGS FILE [PRECOMPILED_DIR]" >&2
   exit 2
 fi
-compiler=$1 include=$2 flags=$3 file=$4
+compiler=$1 include=$2 flags=$3 file=$4 precompiled=${5-}
 
 extra=$(sed -n 's|^// flags: ||p' "$file")
+case $extra in
+  *-f* | *-std* | *-D*) ;; # It would have to be precompiled with the same.
+  *)
+    if [ -n "$precompiled" ] && [ -e "$precompiled/kvm.hpp.gch" ]; then
+      extra="-include $precompiled/kvm.hpp $extra" # g++ takes the .gch beside it
+    elif [ -n "$precompiled" ] && [ -e "$precompiled/kvm.hpp.pch" ]; then
+      extra="-include-pch $precompiled/kvm.hpp.pch $extra"
+    fi
+    ;;
+esac
 
 compile() {
   # FLAGS is a list of words.
   # shellcheck disable=SC2086
-  LC_ALL=C "$compiler" -std=c++20 -fsyntax-only -I"$include" $flags $extra "$@" "$file" 2>&1
+  LC_ALL=C "$compiler" -std=c++20 -fsyntax-only $extra -I"$include" $flags "$@" "$file" 2>&1
 }
 
 macros=$(echo | "$compiler" -dM -E -x c++ -) || exit 2
