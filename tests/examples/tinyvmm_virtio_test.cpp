@@ -787,8 +787,15 @@ TEST_F(TinyvmmVirtio, RegistersAndTheEndAreNotBehindAllRequests) {
   }
   notify();
   EXPECT_TRUE(wait_until([&] { return used_index() > 0; }));
-  EXPECT_EQ(get(queue_ready), 1u);
-  EXPECT_EQ(get(queue_ready), 1u);
+  // A register comes after the request in work. That this thread sleeps before it asks happens, but
+  // not each time.
+  unsigned least = 128;
+  for (int i = 0; i < 10 && used_index() < 100; ++i) {
+    const unsigned before = used_index();
+    EXPECT_EQ(get(queue_ready), 1u);
+    least = std::min(least, used_index() - before);
+  }
+  EXPECT_LE(least, 2u) << "requests were served while a register was waited for";
   device_.reset();
   EXPECT_LT(used_index(), 128u);
 }

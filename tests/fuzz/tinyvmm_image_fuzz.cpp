@@ -20,6 +20,7 @@
 
 #include "support/fake_kvm.hpp"
 #include "support/fuzzing.hpp"
+#include "tinyvmm/boot_arm64.hpp"
 #include "tinyvmm/boot_x86.hpp"
 #include "tinyvmm/pc.hpp"
 
@@ -66,23 +67,9 @@ void check_segments(const Host& host, std::span<const std::uint8_t> file,
                       segment.file_size) == 0);
 }
 
-}  // namespace
-
-/// The first byte says how long a command line and an initrd go with it.
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static Host host;
-  if (size == 0) {
-    return 0;
-  }
-  const std::span file(data + 1, size - 1);
-  std::memset(host.backing.data(), 0x5a, host.backing.size());
-  const std::string cmdline(data[0] % 16u * 20u, 'c');
-  const std::vector<std::uint8_t> initrd_bytes(data[0] / 16u * 70'000u, 'i');
+void load_for_x86(Host& host, std::span<const std::uint8_t> file, const tinyvmm::ImageFile& image,
+                  const tinyvmm::BootOptions& options) {
   try {
-    const tinyvmm::ImageFile image(make_file(file), "image");
-    const tinyvmm::ImageFile initrd(make_file(initrd_bytes), "initrd");
-    const tinyvmm::BootOptions options{
-        .initrd = initrd_bytes.empty() ? nullptr : &initrd, .cmdline = cmdline, .ram = host.ram};
     if (tinyvmm::is_bzimage(image)) {
       const auto entry = tinyvmm::load_bzimage(image, options, host.memory);
       require(entry.rip >= tinyvmm::pc::high_memory.value && entry.rip < ram_size + 0x200);
@@ -97,5 +84,50 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   check_untouched(host, 0, tinyvmm::pc::boot_information.value);
   check_untouched(host, tinyvmm::pc::low_memory_end.value, tinyvmm::pc::high_memory.value);
+}
+
+void load_for_arm64(Host& host, std::span<const std::uint8_t> file, const tinyvmm::ImageFile& image,
+                    const tinyvmm::BootOptions& options) {
+  try {
+    const auto entry =
+        tinyvmm::load_arm64_image(image, options.initrd,
+                                  {.cpus = 2,
+                                   .ram = host.ram[0],
+                                   .has_disk = true,
+                                   .cmdline = std::string(options.cmdline),
+                                   .initrd = {}},
+                                  host.memory);
+    check_untouched(host, 0, entry.pc);
+    require(std::memcmp(host.backing.data() + entry.pc, file.data(), file.size()) == 0);
+    require(entry.device_tree >= entry.pc + file.size() && entry.device_tree < ram_size);
+    const std::uint8_t magic[] = {0xd0, 0x0d, 0xfe, 0xed};
+    require(std::memcmp(host.backing.data() + entry.device_tree, magic, sizeof magic) == 0);
+  } catch (const tinyvmm::BadImage&) {
+    check_untouched(host, 0, ram_size);  // All is looked at before anything is loaded.
+  }
+}
+
+}  // namespace
+
+/// The first byte says for which architecture it is, and how long a command line and an initrd go
+/// with it.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static Host host;
+  if (size == 0) {
+    return 0;
+  }
+  const std::span file(data + 1, size - 1);
+  std::memset(host.backing.data(), 0x5a, host.backing.size());
+  const std::string cmdline(data[0] % 16u * 20u, 'c');
+  const std::vector<std::uint8_t> initrd_bytes(data[0] / 16u % 8u * 140'000u, 'i');
+  const tinyvmm::ImageFile image(make_file(file), "image");
+  const tinyvmm::ImageFile initrd(make_file(initrd_bytes), "initrd");
+  const tinyvmm::BootOptions options{
+      .initrd = initrd_bytes.empty() ? nullptr : &initrd, .cmdline = cmdline, .ram = host.ram};
+  if ((data[0] & 0x80) != 0) {
+    load_for_arm64(host, file, image, options);
+  } else {
+    load_for_x86(host, file, image, options);
+  }
   return 0;
 }
