@@ -43,11 +43,13 @@ function(kvm_hpp_test_sources variable)
 endfunction()
 
 # kvm_hpp_add_gtest(<target> PREFIX <ctest name prefix> LABEL <label> [TIMEOUT <seconds>]
-#                   SOURCES <file>... [OPTIONS <compile option>...] [LIBRARIES <target>...])
+#                   [ROUNDS <percent>] SOURCES <file>... [OPTIONS <compile option>...]
+#                   [LIBRARIES <target>...])
 # One program, one ctest case per TEST. GTEST_SKIP is ctest's "Skipped". The cases of suites whose
-# name ends in Serial run alone: for what measures time or needs all cores. No source, no program.
+# name ends in Serial run alone: for what measures time or needs all cores. ROUNDS is for the second
+# build of the same tests: of what they repeat, so much is enough. No source, no program.
 function(kvm_hpp_add_gtest target)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PREFIX;LABEL;TIMEOUT" "SOURCES;OPTIONS;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "PREFIX;LABEL;TIMEOUT;ROUNDS" "SOURCES;OPTIONS;LIBRARIES")
   if(NOT arg_SOURCES)
     return()
   endif()
@@ -69,11 +71,15 @@ function(kvm_hpp_add_gtest target)
                                                -Wno-maybe-uninitialized)
     endif()
   endif()
+  set(properties LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+  if(arg_ROUNDS)
+    list(APPEND properties ENVIRONMENT KVM_HPP_TEST_ROUNDS_PERCENT=${arg_ROUNDS})
+  endif()
   set(discovery NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 TEST_PREFIX "${arg_PREFIX}.")
   gtest_discover_tests(${target} ${discovery} TEST_FILTER "-*Serial.*"
-                       PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT})
+                       PROPERTIES ${properties})
   gtest_discover_tests(${target} ${discovery} TEST_FILTER "*Serial.*"
-                       PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT} RUN_SERIAL ON)
+                       PROPERTIES ${properties} RUN_SERIAL ON)
 endfunction()
 
 # kvm_hpp_add_test_folder(<folder> [TIMEOUT <seconds>]): the current folder's tests, and their twin
@@ -92,6 +98,6 @@ function(kvm_hpp_add_test_folder folder)
       endif()
     endforeach()
     kvm_hpp_add_gtest(kvm-hpp-${folder}-no-exceptions PREFIX ${folder}.no_exceptions LABEL ${folder}
-                      SOURCES ${twin} OPTIONS -fno-exceptions -O1 ${ARGN})
+                      ROUNDS 30 SOURCES ${twin} OPTIONS -fno-exceptions -O1 ${ARGN})
   endif()
 endfunction()
