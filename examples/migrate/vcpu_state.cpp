@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <string_view>
@@ -112,9 +113,11 @@ class Taker {
 /// MSRs that go on while the vCPU stands still.
 constexpr std::uint32_t time_stamp_counter = 0x10;
 constexpr std::array time_msrs = {time_stamp_counter,
-                                  0xe7u,    // IA32_MPERF
-                                  0xe8u,    // IA32_APERF
-                                  0x6e0u};  // IA32_TSC_DEADLINE
+                                  0xe7u,         // IA32_MPERF
+                                  0xe8u,         // IA32_APERF
+                                  0x6e0u,        // IA32_TSC_DEADLINE
+                                  0x40000010u,   // HV_X64_MSR_VP_RUNTIME
+                                  0x40000020u};  // HV_X64_MSR_TIME_REF_COUNT
 
 bool is_time(const kvm::uapi::kvm_msr_entry& msr) {
   return std::find(time_msrs.begin(), time_msrs.end(), msr.index) != time_msrs.end();
@@ -124,6 +127,23 @@ std::uint64_t time_stamp(const Snapshot& state) {
   const auto found = std::find_if(state.msrs.begin(), state.msrs.end(),
                                   [](const auto& msr) { return msr.index == time_stamp_counter; });
   return found == state.msrs.end() ? 0 : found->data;
+}
+
+/// "msrs", and the first that differs.
+std::string differing_msr(const Snapshot& before, const Snapshot& after) {
+  const auto [one, other] =
+      std::mismatch(before.msrs.begin(), before.msrs.end(), after.msrs.begin(), after.msrs.end(),
+                    [](const auto& a, const auto& b) {
+                      return a.index == b.index && a.data == b.data;
+                    });
+  if (one == before.msrs.end() || other == after.msrs.end() || one->index != other->index) {
+    return "msrs: not the same ones";
+  }
+  char text[80];
+  std::snprintf(text, sizeof text, "msr %#x: %#llx, %#llx", one->index,
+                static_cast<unsigned long long>(one->data),
+                static_cast<unsigned long long>(other->data));
+  return text;
 }
 
 }  // namespace
@@ -194,11 +214,13 @@ std::string difference(const Snapshot& saved, const Snapshot& restored) {
   if (time_stamp(restored) < time_stamp(saved)) {
     return "the time stamp counter went back";
   }
-  const Sections before = split(without_time(saved));
-  const Sections after = split(without_time(restored));
+  const Snapshot one = without_time(saved);
+  const Snapshot other = without_time(restored);
+  const Sections before = split(one);
+  const Sections after = split(other);
   for (std::size_t i = 0; i < before.size(); ++i) {
     if (before[i] != after[i]) {
-      return std::string(section_names[i]);
+      return section_names[i] == "msrs" ? differing_msr(one, other) : std::string(section_names[i]);
     }
   }
   return {};
