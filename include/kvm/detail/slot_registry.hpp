@@ -695,6 +695,9 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return "KVM refused the range, the flags or the address space: the gpa may be beyond what "
              "this host can map";
     }
+    if (error_number == EFAULT) {  // What arm64 says instead.
+      return "the gpa may be beyond what this host can map";
+    }
     return {};
   }
   static std::string overlap(const SlotRecord& record) {
