@@ -177,8 +177,9 @@ TEST(Arm64Psci, PowerOffAndResetAreSystemEvents) {
 }
 
 TEST(Arm64Psci, OtherCallsAreAnsweredByKvm) {
-  Guest guest = Guest::running({0xd4000002, 0x39000020});  // hvc #0; strb w0, [x1]
-  guest.set(reg::x(0), 0x84000000);                        // PSCI_VERSION
+  // hvc #0; mov x4, #0x30000000; strb w0, [x4]  (an answer takes x0 to x3)
+  Guest guest = Guest::running({0xd4000002, 0xd2a60004, 0x39000080});
+  guest.set(reg::x(0), 0x84000000);  // PSCI_VERSION
   ASSERT_TRUE(as<exits::MmioWrite>(guest.vcpu.run()));
   EXPECT_GE(guest.x(0), 2u) << "PSCI 0.2 or newer";
 }
