@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_HPP
 #define KVM_HPP_CAPABILITY_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/arm64.hpp>
 #include <kvm/capability/common.hpp>
 #include <kvm/capability/explain.hpp>
@@ -97,4 +100,5 @@ using kvm::to_string;
 }  // namespace cap
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

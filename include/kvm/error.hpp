@@ -3,6 +3,7 @@
 #define KVM_HPP_ERROR_HPP
 
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
 
 #include <atomic>
 #include <concepts>
@@ -124,10 +125,13 @@ inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
 template <class T>
 class [[nodiscard]] Result {
  public:
+  /// The type of the value.
   using value_type = T;
 
+  /// A success.
   Result(T value) noexcept(std::is_nothrow_move_constructible_v<T>)
       : value_(std::move(value)), has_value_(true) {}
+  /// A failure.
   Result(Error error) noexcept : error_(std::move(error)), has_value_(false) {}
 
   Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>)
@@ -153,15 +157,18 @@ class [[nodiscard]] Result {
 
   /// Whether the operation succeeded.
   bool has_value() const noexcept { return has_value_; }
+  /// Whether the operation succeeded.
   explicit operator bool() const noexcept { return has_value_; }
 
   /// The value; raises the error if there is none.
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
   T value() && { return check(), std::move(value_); }  // By value: T&& would dangle.
+  /// The value; raises the error if there is none.
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T operator*() && { return std::move(*this).value(); }
+  /// A member of the value; raises the error if there is none.
   T* operator->() { return std::addressof(value()); }
   const T* operator->() const { return std::addressof(value()); }
 
@@ -208,15 +215,18 @@ class [[nodiscard]] Result {
 template <>
 class [[nodiscard]] Result<void> {
  public:
+  /// The type of the value.
   using value_type = void;
 
   Result() noexcept = default;
+  /// A failure.
   Result(Error error) noexcept : error_(std::make_unique<Error>(std::move(error))) {}
   Result(Result&&) noexcept = default;
   Result& operator=(Result&&) noexcept = default;
 
   /// Whether the operation succeeded.
   bool has_value() const noexcept { return error_ == nullptr; }
+  /// Whether the operation succeeded.
   explicit operator bool() const noexcept { return has_value(); }
 
   /// Raises the error if the operation failed.
@@ -240,4 +250,5 @@ class [[nodiscard]] Result<void> {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

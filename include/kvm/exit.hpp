@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_EXIT_HPP
 #define KVM_HPP_EXIT_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/exit_visitor.hpp>
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/error.hpp>
@@ -405,4 +408,5 @@ R Exit::dispatch_ours([[maybe_unused]] uapi::kvm_run* run, std::uint32_t kind, F
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_EXITS_HPP
 #define KVM_HPP_EXITS_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/types.hpp>
 #include <kvm/uapi/exit_reasons.hpp>
 #include <kvm/uapi/run.hpp>
@@ -37,9 +40,13 @@ inline void fill(std::span<std::byte> out, std::uint64_t value) noexcept {
 
 namespace exits {
 
+/// Exits that x86 has.
 inline constexpr unsigned on_x86 = static_cast<unsigned>(Arch::x86);
+/// Exits that arm64 has.
 inline constexpr unsigned on_arm64 = static_cast<unsigned>(Arch::arm64);
+/// Exits that riscv has.
 inline constexpr unsigned on_riscv = static_cast<unsigned>(Arch::riscv);
+/// Exits that all architectures have.
 inline constexpr unsigned everywhere = on_x86 | on_arm64 | on_riscv;
 
 /// The run was stopped before or while in the guest: a kick, a signal, or (on
@@ -66,6 +73,7 @@ struct Failed {
 /// architecture's, or one newer than the library.
 struct Raw {
   static constexpr unsigned arches = everywhere;
+  /// The number that KVM gave.
   uapi::ExitReason reason;
   /// The union of struct kvm_run, 256 bytes, whatever its meaning.
   std::span<std::byte, 256> payload;
@@ -75,13 +83,16 @@ struct Raw {
 /// know.
 struct Unknown {
   static constexpr unsigned arches = everywhere;
+  /// What the hardware gave as its reason: a number of VMX or SVM.
   std::uint64_t hardware_exit_reason;
 };
 
 /// KVM_EXIT_EXCEPTION.
 struct Exception {
   static constexpr unsigned arches = on_x86;
+  /// The vector, 0 to 31.
   std::uint32_t exception;
+  /// What the processor pushes with it, or 0.
   std::uint32_t error_code;
 };
 
@@ -89,9 +100,11 @@ struct Exception {
 /// oldest first (`rep ins` has a count above one).
 struct IoIn {
   static constexpr unsigned arches = on_x86;
+  /// The port that is read.
   std::uint16_t port;
   /// Bytes per element: 1, 2 or 4.
   std::uint8_t size;
+  /// Elements: 1, or more for `rep ins`.
   std::uint32_t count;
   /// size * count bytes. What is left alone is what a former exit left there.
   std::span<std::byte> data;
@@ -106,9 +119,11 @@ struct IoIn {
 /// KVM_EXIT_IO, OUT: `count` elements of `size` bytes were written.
 struct IoOut {
   static constexpr unsigned arches = on_x86;
+  /// The port that is written.
   std::uint16_t port;
   /// Bytes per element: 1, 2 or 4.
   std::uint8_t size;
+  /// Elements: 1, or more for `rep outs`.
   std::uint32_t count;
   /// size * count bytes.
   std::span<const std::byte> data;
@@ -118,6 +133,7 @@ struct IoOut {
 /// Wide and page-crossing accesses come as several exits.
 struct MmioRead {
   static constexpr unsigned arches = everywhere;
+  /// The address of the first byte.
   Gpa gpa;
   /// 1 to 8 bytes, little-endian. What is left alone is what was there before.
   std::span<std::byte> data;
@@ -132,6 +148,7 @@ struct MmioRead {
 /// read-only one.
 struct MmioWrite {
   static constexpr unsigned arches = everywhere;
+  /// The address of the first byte.
   Gpa gpa;
   /// 1 to 8 bytes, little-endian.
   std::span<const std::byte> data;
@@ -141,8 +158,12 @@ struct MmioWrite {
 /// goes into the guest's registers.
 struct Hypercall {
   static constexpr unsigned arches = on_x86 | on_arm64;
+  /// Which call, as the guest gave it.
   std::uint64_t number;
+  /// Its arguments; on arm64 without meaning.
   std::span<const std::uint64_t, 6> args;
+  /// x86: bit 0 for a guest in 64-bit mode. arm64: bit 0 for SMC, else
+  /// HVC; bit 1 for a 16-bit instruction.
   std::uint64_t flags;
   /// x86: what the guest's hypercall returns.
   void reply(std::uint64_t value) const noexcept { page->ret = value; }
@@ -178,6 +199,7 @@ struct Shutdown {
 /// KVM_EXIT_FAIL_ENTRY: the hardware refused to enter the guest.
 struct FailEntry {
   static constexpr unsigned arches = everywhere;
+  /// What the hardware gave as its reason: a number of VMX or SVM.
   std::uint64_t hardware_entry_failure_reason;
   /// The host CPU that refused (with KVM_CAP_LAST_CPU).
   std::uint32_t cpu;
@@ -186,6 +208,7 @@ struct FailEntry {
 /// KVM_EXIT_SET_TPR: the guest wrote CR8, and the local APIC is the VMM's.
 struct SetTpr {
   static constexpr unsigned arches = on_x86;
+  /// The priority that was written, 0 to 15.
   std::uint64_t cr8;
 };
 
@@ -193,7 +216,9 @@ struct SetTpr {
 /// Vcpu::set_tpr_access_reporting.
 struct TprAccess {
   static constexpr unsigned arches = on_x86;
+  /// Where the instruction is.
   std::uint64_t rip;
+  /// Whether it writes.
   bool is_write;
 };
 
@@ -237,22 +262,29 @@ struct SystemEvent {
 /// interrupt.
 struct IoapicEoi {
   static constexpr unsigned arches = on_x86;
+  /// The vector that was ended.
   std::uint8_t vector;
 };
 
 /// KVM_EXIT_HYPERV, synthetic interrupt controller: an MSR of it was written.
 struct HypervSynic {
   static constexpr unsigned arches = on_x86;
+  /// Which MSR.
   std::uint32_t msr;
+  /// What SCONTROL holds now.
   std::uint64_t control;
+  /// What SIEFP, the page of event flags, holds now.
   std::uint64_t evt_page;
+  /// What SIMP, the page of messages, holds now.
   std::uint64_t msg_page;
 };
 
 /// KVM_EXIT_HYPERV, a hypercall.
 struct HypervHypercall {
   static constexpr unsigned arches = on_x86;
+  /// The code of the call and its flags.
   std::uint64_t input;
+  /// Its two arguments.
   std::array<std::uint64_t, 2> params;
   /// What the guest's hypercall returns.
   void reply(std::uint64_t value) const noexcept { page->u.hcall.result = value; }
@@ -263,10 +295,15 @@ struct HypervHypercall {
 /// KVM_EXIT_HYPERV, the synthetic debugger: an MSR of it was written.
 struct HypervSyndbg {
   static constexpr unsigned arches = on_x86;
+  /// Which MSR.
   std::uint32_t msr;
+  /// What the control MSR holds now.
   std::uint64_t control;
+  /// Where the guest has what it sends.
   std::uint64_t send_page;
+  /// Where it wants to receive.
   std::uint64_t recv_page;
+  /// Where it looks for what is pending.
   std::uint64_t pending_page;
   /// The status that the guest is told.
   void reply(std::uint64_t value) const noexcept { page->u.syndbg.status = value; }
@@ -278,13 +315,16 @@ struct HypervSyndbg {
 /// (cap::ArmNisvToUser). The VMM emulates it and moves the PC on.
 struct ArmNisv {
   static constexpr unsigned arches = on_arm64;
+  /// The syndrome (ISS) of the access.
   std::uint64_t esr_iss;
+  /// The address that was accessed.
   Gpa fault_ipa;
 };
 
 /// KVM_EXIT_X86_RDMSR (cap::X86UserSpaceMsr): answer with reply() or fail().
 struct X86Rdmsr {
   static constexpr unsigned arches = on_x86;
+  /// The MSR.
   std::uint32_t index;
   /// Why it came: a bit of cap::X86UserSpaceMsr's mask.
   std::uint32_t reason;
@@ -302,9 +342,11 @@ struct X86Rdmsr {
 /// KVM_EXIT_X86_WRMSR (cap::X86UserSpaceMsr): answer with accept() or fail().
 struct X86Wrmsr {
   static constexpr unsigned arches = on_x86;
+  /// The MSR.
   std::uint32_t index;
   /// Why it came: a bit of cap::X86UserSpaceMsr's mask.
   std::uint32_t reason;
+  /// What the guest writes.
   std::uint64_t value;
   /// The guest goes on.
   void accept() const noexcept { page->error = 0; }
@@ -333,9 +375,13 @@ struct X86BusLock {
 /// KVM_EXIT_XEN: a Xen hypercall for the VMM.
 struct XenHypercall {
   static constexpr unsigned arches = on_x86;
+  /// Whether the guest is in 64-bit mode.
   bool long_mode;
+  /// Its privilege level, 0 to 3.
   std::uint32_t cpl;
+  /// The number of the call.
   std::uint64_t input;
+  /// Its arguments.
   std::span<const std::uint64_t, 6> params;
   /// What the guest's hypercall returns.
   void reply(std::uint64_t value) const noexcept { page->u.hcall.result = value; }
@@ -346,8 +392,11 @@ struct XenHypercall {
 /// KVM_EXIT_RISCV_SBI: an SBI call for the VMM.
 struct RiscvSbi {
   static constexpr unsigned arches = on_riscv;
+  /// The SBI extension that is called.
   unsigned long extension_id;
+  /// The function in it.
   unsigned long function_id;
+  /// A0 to A5.
   std::span<const unsigned long, 6> args;
   /// The two values that the call returns: error and value.
   void reply(unsigned long error, unsigned long value) const noexcept {
@@ -361,8 +410,11 @@ struct RiscvSbi {
 /// KVM_EXIT_RISCV_CSR: an access to a control and status register.
 struct RiscvCsr {
   static constexpr unsigned arches = on_riscv;
+  /// The register.
   unsigned long csr_num;
+  /// The bits to write.
   unsigned long new_value;
+  /// Which bits to write; 0 for a read.
   unsigned long write_mask;
   /// The value that the guest reads.
   void reply(unsigned long value) const noexcept { *ret_value = value; }
@@ -384,6 +436,7 @@ struct MemoryFault {
   static constexpr unsigned arches = on_x86 | on_arm64;
   /// Bit 3 (uapi::memory_exit_flag): it was a private access.
   std::uint64_t flags;
+  /// The first address of the range.
   Gpa gpa;
   /// Bytes.
   std::uint64_t size;
@@ -395,7 +448,9 @@ struct MemoryFault {
 /// with an answer that says "unsupported".
 struct Tdx {
   static constexpr unsigned arches = on_x86;
+  /// Flags of the exit; none so far.
   std::uint64_t flags;
+  /// Which call: a number of the TDX guest interface.
   std::uint64_t number;
   /// Inputs and outputs, as the number says.
   uapi::kvm_run::Tdx* page;
@@ -406,8 +461,11 @@ struct ArmSea {
   static constexpr unsigned arches = on_arm64;
   /// Bit 0: gpa is valid.
   std::uint64_t flags;
+  /// The syndrome.
   std::uint64_t esr;
+  /// The virtual address; 0 if the syndrome says that there is none (FnV).
   std::uint64_t gva;
+  /// The physical address, if bit 0 of the flags is set.
   Gpa gpa;
 };
 
@@ -415,14 +473,18 @@ struct ArmSea {
 /// PC on.
 struct ArmLdst64b {
   static constexpr unsigned arches = on_arm64;
+  /// The syndrome (ISS) of the access.
   std::uint64_t esr_iss;
+  /// The address that was accessed.
   Gpa fault_ipa;
 };
 
 /// KVM_EXIT_SNP_REQ_CERTS: an SEV-SNP guest wants its certificates.
 struct SnpReqCerts {
   static constexpr unsigned arches = on_x86;
+  /// Where the guest wants them.
   Gpa gpa;
+  /// How many pages it has for them.
   std::uint64_t npages;
   /// 0, or ENOSPC with the number of pages needed, EAGAIN, EIO.
   void reply(std::uint64_t result, std::uint64_t pages) const noexcept {
@@ -436,4 +498,5 @@ struct SnpReqCerts {
 }  // namespace exits
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

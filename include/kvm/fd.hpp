@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_FD_HPP
 #define KVM_HPP_FD_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/syscalls.hpp>
 
 #include <utility>
@@ -25,6 +28,7 @@ class [[nodiscard]] Fd {
 
   /// The descriptor's number, or -1. Still owned by this object.
   int get() const noexcept { return fd_; }
+  /// Whether there is a descriptor.
   explicit operator bool() const noexcept { return fd_ >= 0; }
 
   /// Gives up ownership: the caller closes the descriptor.
@@ -44,4 +48,5 @@ class [[nodiscard]] Fd {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_KICKER_HPP
 #define KVM_HPP_KICKER_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/run_control.hpp>
 
 #include <memory>
@@ -56,4 +59,5 @@ class [[nodiscard]] Kicker {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

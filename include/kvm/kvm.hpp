@@ -5,8 +5,8 @@
 /// @file
 /// All of kvm-hpp. Each header also stands alone.
 
-#include <kvm/detail/config.hpp>
-#if __cplusplus >= 202002L  // Otherwise its #error is all there is to say.
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED  // Otherwise an #error has said why, and is all there is to say.
 
 #include <kvm/capability.hpp>
 #include <kvm/device.hpp>

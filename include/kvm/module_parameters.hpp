@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MODULE_PARAMETERS_HPP
 #define KVM_HPP_MODULE_PARAMETERS_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/error.hpp>
 #include <kvm/fd.hpp>
@@ -184,4 +187,5 @@ inline HaltPollParameters halt_poll_parameters() {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

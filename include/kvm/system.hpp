@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_SYSTEM_HPP
 #define KVM_HPP_SYSTEM_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/device_file.hpp>
 #include <kvm/fd.hpp>
@@ -110,4 +113,5 @@ class [[nodiscard]] System : public detail::ArchSystem {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_UAPI_HPP
 #define KVM_HPP_UAPI_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 /// @file
 /// All facts of KVM's interface: request codes, capability numbers, exit
 /// reasons, constants and layouts. No behaviour.
@@ -14,4 +17,5 @@
 #include <kvm/uapi/run.hpp>
 #include <kvm/uapi/structs.hpp>
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_VCPU_HPP
 #define KVM_HPP_VCPU_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/uapi/structs.hpp>
 #if KVM_HPP_ARCH_X86
@@ -182,4 +185,5 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

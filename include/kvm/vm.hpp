@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_VM_HPP
 #define KVM_HPP_VM_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability.hpp>
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/vm_state.hpp>
@@ -50,16 +53,23 @@ using ArchVm = riscv::VmCalls;
 /// The kind of VM that KVM_CREATE_VM makes: 0 is the ordinary one.
 /// KVM_CAP_VM_TYPES says which others x86 has; any number can be given.
 struct VmType {
+  /// The argument of KVM_CREATE_VM.
   std::uint64_t value = 0;
 
   constexpr VmType() = default;
+  /// Any number.
   constexpr explicit VmType(std::uint64_t raw) : value(raw) {}
 
 #if KVM_HPP_ARCH_X86
+  /// Guest memory can be private, guarded by software only: to develop with.
   static constexpr VmType sw_protected() { return VmType(uapi::vm_type::sw_protected_vm); }
+  /// AMD SEV: the guest's memory is encrypted.
   static constexpr VmType sev() { return VmType(uapi::vm_type::sev_vm); }
+  /// AMD SEV-ES: its registers as well.
   static constexpr VmType sev_es() { return VmType(uapi::vm_type::sev_es_vm); }
+  /// AMD SEV-SNP: and its memory cannot be remapped unseen.
   static constexpr VmType snp() { return VmType(uapi::vm_type::snp_vm); }
+  /// Intel TDX.
   static constexpr VmType tdx() { return VmType(uapi::vm_type::tdx_vm); }
 #elif KVM_HPP_ARCH_ARM64
   /// Guest physical addresses of `bits` bits: 32 to what
@@ -514,4 +524,5 @@ inline Result<void> Vm::try_enable_rings(const DirtyTrackerOptions& options) {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

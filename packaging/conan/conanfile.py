@@ -8,6 +8,7 @@ from conan.errors import ConanInvalidConfiguration
 from conan.tools.build import check_min_cppstd
 from conan.tools.files import copy, load
 from conan.tools.layout import basic_layout
+from conan.tools.scm import Version
 
 required_conan_version = ">=2.0"
 
@@ -42,6 +43,10 @@ class KvmHpp(ConanFile):
     def validate(self):
         if self.settings.os != "Linux" or self.settings.arch not in ("x86_64", "armv8", "riscv64"):
             raise ConanInvalidConfiguration("kvm-hpp is for Linux on x86_64, arm64 and riscv64")
+        compiler = str(self.settings.compiler)
+        oldest = {"gcc": "12", "clang": "14"}.get(compiler)
+        if oldest and Version(self.settings.compiler.version) < oldest:
+            raise ConanInvalidConfiguration(f"kvm-hpp needs {compiler} {oldest} or newer")
         if self.settings.get_safe("compiler.cppstd"):
             check_min_cppstd(self, 20)
 

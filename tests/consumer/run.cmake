@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # cmake -DCASE=... -DLIBRARY_DIR=... -DWORK_DIR=... -P run.cmake
-# Copies one consumer project out of the tree, adds the hello example as its program, configures,
-# builds and runs it.
+# Copies one consumer project out of the tree, adds the hello example as its program, builds it as
+# its users would and runs it.
 cmake_minimum_required(VERSION 3.22)
 
 function(run)
@@ -12,28 +12,21 @@ function(run)
   endif()
 endfunction()
 
-# One configuration is enough, and its program then lies where it is looked for.
-string(REPLACE " Multi-Config" "" GENERATOR "${GENERATOR}")
-set(toolchain -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_CXX_COMPILER=${CXX}")
-set(prefix "${WORK_DIR}/moved")
+# run_guest(<program>): runs the hello example and looks at what its guest wrote.
+function(run_guest program)
+  execute_process(COMMAND "${CMAKE_COMMAND}" -P "${LIBRARY_DIR}/cmake/RunWithKvm.cmake" -- "${program}"
+                  RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
+  message("${output}${errors}")
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${program} failed")
+  elseif(NOT errors MATCHES "Hello, KVM!" AND NOT errors MATCHES "\\[  SKIPPED \\]")
+    message(FATAL_ERROR "${program} does not say what its guest wrote")
+  endif()
+endfunction()
 
-if(CASE STREQUAL "install")
-  file(REMOVE_RECURSE "${WORK_DIR}/library" "${WORK_DIR}/prefix" "${prefix}")
-  # As a packager would: no tests, and nothing but the compiler and CMake looked for.
-  run("${CMAKE_COMMAND}" ${toolchain} -S "${LIBRARY_DIR}" -B "${WORK_DIR}/library"
-      -DKVM_HPP_TESTS=OFF -DKVM_HPP_BENCH=OFF -DKVM_HPP_EXAMPLES=OFF
-      -DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON -DCMAKE_DISABLE_FIND_PACKAGE_benchmark=ON)
-  run("${CMAKE_COMMAND}" --install "${WORK_DIR}/library" --prefix "${WORK_DIR}/prefix")
-  file(RENAME "${WORK_DIR}/prefix" "${prefix}")
-
-  file(GLOB_RECURSE headers RELATIVE "${LIBRARY_DIR}" "${LIBRARY_DIR}/include/*")
-  foreach(header IN LISTS headers)
-    if(NOT EXISTS "${prefix}/${header}")
-      message(FATAL_ERROR "${header} was not installed")
-    endif()
-  endforeach()
-  file(GLOB_RECURSE installed "${prefix}/share/*")
-  foreach(file IN LISTS installed)
+# must_not_name(<file>...): that no file names the source or the build folder.
+function(must_not_name)
+  foreach(file IN LISTS ARGN)
     file(READ "${file}" text)
     foreach(path "${LIBRARY_DIR}" "${WORK_DIR}")
       string(FIND "${text}" "${path}" at)
@@ -42,12 +35,27 @@ if(CASE STREQUAL "install")
       endif()
     endforeach()
   endforeach()
+endfunction()
 
-  file(READ "${LIBRARY_DIR}/packaging/vcpkg/kvm-hpp/vcpkg.json" port)
-  string(JSON port_version GET "${port}" version)
-  if(NOT port_version STREQUAL VERSION)
-    message(FATAL_ERROR "the vcpkg port is of ${port_version}, the headers of ${VERSION}")
-  endif()
+# copy_tree(<folder>): the library as a clone or a release has it, without what is built in it.
+function(copy_tree folder)
+  file(REMOVE_RECURSE "${folder}")
+  foreach(part CMakeLists.txt LICENSE cmake include packaging scripts)
+    file(COPY "${LIBRARY_DIR}/${part}" DESTINATION "${folder}" PATTERN "__pycache__" EXCLUDE)
+  endforeach()
+endfunction()
+
+# One configuration is enough, and its program then lies where it is looked for.
+string(REPLACE " Multi-Config" "" GENERATOR "${GENERATOR}")
+set(toolchain -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}" "-DCMAKE_CXX_COMPILER=${CXX}")
+set(prefix "${WORK_DIR}/moved to here")  # A space, as odd prefixes have.
+set(one "${WORK_DIR}/one")               # The amalgamated header and nothing else.
+
+if(CASE STREQUAL "install")
+  include("${CMAKE_CURRENT_LIST_DIR}/install.cmake")
+  return()
+elseif(CASE MATCHES "^(vcpkg|conan|amalgamate|amalgamated|amalgamated_beside)$")
+  include("${CMAKE_CURRENT_LIST_DIR}/${CASE}.cmake")
   return()
 endif()
 
@@ -56,9 +64,11 @@ file(REMOVE_RECURSE "${project}")
 file(COPY "${CMAKE_CURRENT_LIST_DIR}/${CASE}/" DESTINATION "${project}")
 file(COPY_FILE "${LIBRARY_DIR}/examples/hello/hello.cpp" "${project}/main.cpp")
 
-set(arguments "-DKVM_HPP_DIR=${LIBRARY_DIR}" "-DKVM_HPP_EXPECTED_VERSION=${VERSION}")
-if(CASE STREQUAL "find_package")
-  list(APPEND arguments "-DCMAKE_PREFIX_PATH=${prefix}")
+# Without CMake: a shell script is all of the project.
+if(CASE STREQUAL "include_path")
+  run(sh "${project}/build.sh" "${CXX}" "${LIBRARY_DIR}/include")
+  run_guest("${project}/consumer")
+  return()
 elseif(CASE STREQUAL "pkg_config")
   find_program(pkg_config NAMES pkg-config pkgconf)
   if(NOT pkg_config)
@@ -66,8 +76,23 @@ elseif(CASE STREQUAL "pkg_config")
     return()
   endif()
   set(ENV{PKG_CONFIG_PATH} "${prefix}/share/pkgconfig")
+  run(sh "${project}/build.sh" "${CXX}" "${pkg_config}" "${VERSION}")
+  run_guest("${project}/consumer")
+  return()
+endif()
+
+set(arguments "-DKVM_HPP_DIR=${LIBRARY_DIR}" "-DKVM_HPP_EXPECTED_VERSION=${VERSION}")
+if(CASE STREQUAL "find_package")
+  list(APPEND arguments "-DCMAKE_PREFIX_PATH=${prefix}")
+elseif(CASE STREQUAL "fetch_content")
+  # An archive, as one would be fetched, on this machine: its unpacking is what is tried.
+  copy_tree("${WORK_DIR}/archive/kvm-hpp")
+  run("${CMAKE_COMMAND}" -E chdir "${WORK_DIR}/archive"
+      "${CMAKE_COMMAND}" -E tar czf kvm-hpp.tar.gz kvm-hpp)
+  list(APPEND arguments "-DKVM_HPP_ARCHIVE=${WORK_DIR}/archive/kvm-hpp.tar.gz"
+       -DFETCHCONTENT_QUIET=OFF)
 endif()
 run("${CMAKE_COMMAND}" ${toolchain} -S "${project}" -B "${project}/build"
     -DCMAKE_BUILD_TYPE=Debug ${arguments})
 run("${CMAKE_COMMAND}" --build "${project}/build")
-run("${CMAKE_COMMAND}" -P "${LIBRARY_DIR}/cmake/RunWithKvm.cmake" -- "${project}/build/consumer")
+run_guest("${project}/build/consumer")

@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_ARM64_GIC_HPP
 #define KVM_HPP_ARM64_GIC_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_ARM64
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_ARM64
 
 #include <kvm/device.hpp>
 #include <kvm/error.hpp>
@@ -48,6 +48,7 @@ class [[nodiscard]] GicV3 {
  public:
   /// Bytes of the distributor's registers, and of each vCPU's redistributor's.
   static constexpr std::uint64_t distributor_size = 0x10000;
+  /// Bytes of the registers of one vCPU's redistributor.
   static constexpr std::uint64_t redistributor_size = 0x20000;
 
   /// ENODEV where the host cannot emulate one. After another failure the VM may
@@ -75,6 +76,7 @@ class [[nodiscard]] GicV3 {
     }
     return GicV3(std::move(*device));
   }
+  /// The same as try_create(), but throws.
   GicV3(Vm& vm, const GicV3Options& options) : GicV3(try_create(vm, options).value()) {}
 
   /// Makes it ready, once all vCPUs were created and before any runs.
@@ -83,6 +85,7 @@ class [[nodiscard]] GicV3 {
   }
   void init() { try_init().value(); }
 
+  /// The device behind it, for attributes that have no call here.
   Device& device() noexcept { return device_; }
   const Device& device() const noexcept { return device_; }
 
@@ -130,6 +133,7 @@ class [[nodiscard]] Its {
     }
     return Its(std::move(*device));
   }
+  /// The same as try_create(), but throws.
   Its(Vm& vm, Gpa address) : Its(try_create(vm, address).value()) {}
 
   /// Makes it ready, before any vCPU runs.
@@ -138,6 +142,7 @@ class [[nodiscard]] Its {
   }
   void init() { try_init().value(); }
 
+  /// The device behind it, for attributes that have no call here.
   Device& device() noexcept { return device_; }
   const Device& device() const noexcept { return device_; }
 
@@ -149,10 +154,10 @@ class [[nodiscard]] Its {
 
 /// The timers of a vCPU, each with an interrupt of its own.
 enum class Timer : std::uint64_t {
-  virtual_timer = uapi::arm_vcpu_attr::timer_irq_vtimer,
-  physical_timer = uapi::arm_vcpu_attr::timer_irq_ptimer,
-  hyp_virtual_timer = uapi::arm_vcpu_attr::timer_irq_hvtimer,
-  hyp_physical_timer = uapi::arm_vcpu_attr::timer_irq_hptimer,
+  virtual_timer = uapi::arm_vcpu_attr::timer_irq_vtimer,        ///< EL1's virtual timer
+  physical_timer = uapi::arm_vcpu_attr::timer_irq_ptimer,       ///< EL1's physical timer
+  hyp_virtual_timer = uapi::arm_vcpu_attr::timer_irq_hvtimer,   ///< EL2's virtual timer
+  hyp_physical_timer = uapi::arm_vcpu_attr::timer_irq_hptimer,  ///< EL2's physical timer
 };
 
 /// Which private interrupt a timer raises: all vCPUs must have the same, set

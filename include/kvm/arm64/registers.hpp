@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_ARM64_REGISTERS_HPP
 #define KVM_HPP_ARM64_REGISTERS_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
 
@@ -31,8 +34,11 @@ constexpr std::uint64_t x(unsigned number) { return core(8 * std::size_t{number}
 inline constexpr std::uint64_t sp = core(248);      ///< SP_EL0
 inline constexpr std::uint64_t pc = core(256);      ///< program counter
 inline constexpr std::uint64_t pstate = core(264);  ///< flags, mode, masks
+/// Stack pointer of EL1.
 inline constexpr std::uint64_t sp_el1 = core(272);
+/// Where EL1 returns to from an exception.
 inline constexpr std::uint64_t elr_el1 = core(280);
+/// The state that EL1 returns to; of AArch32 SPSR_svc.
 inline constexpr std::uint64_t spsr_el1 = core(288);
 inline constexpr std::uint64_t spsr_abt = core(296);  ///< of AArch32
 inline constexpr std::uint64_t spsr_und = core(304);  ///< of AArch32
@@ -44,7 +50,9 @@ inline constexpr std::uint64_t spsr_fiq = core(320);  ///< of AArch32
 constexpr std::uint64_t v(unsigned number) {
   return core(336 + 16 * std::size_t{number}, uapi::reg::size_u128);
 }
+/// Floating-point status, 32 bits.
 inline constexpr std::uint64_t fpsr = core(848, uapi::reg::size_u32);
+/// Floating-point control, 32 bits.
 inline constexpr std::uint64_t fpcr = core(852, uapi::reg::size_u32);
 
 /// A system register, 64 bits, by the numbers that MRS and MSR encode it with.
@@ -76,4 +84,5 @@ static_assert(fpcr ==
 }  // namespace arm64
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

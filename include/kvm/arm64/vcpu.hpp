@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_ARM64_VCPU_HPP
 #define KVM_HPP_ARM64_VCPU_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_ARM64
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_ARM64
 
 #include <kvm/arm64/registers.hpp>
 #include <kvm/detail/vcpu_core.hpp>

@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_ARM64_VM_HPP
 #define KVM_HPP_ARM64_VM_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_ARM64
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_ARM64
 
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/types.hpp>
@@ -19,6 +19,7 @@ namespace arm64 {
 
 /// The name of an interrupt line, as KVM_IRQ_LINE wants it.
 struct IrqLine {
+  /// The number as KVM takes it.
   std::uint32_t raw = 0;
 
   /// A shared peripheral interrupt of the controller in the kernel.
@@ -35,6 +36,7 @@ struct IrqLine {
   }
   /// The IRQ and FIQ inputs of a vCPU: without a controller in the kernel.
   static constexpr IrqLine irq(VcpuId vcpu) { return IrqLine{of(vcpu) | uapi::arm_irq::cpu_irq}; }
+  /// The FIQ input of a vCPU: without a controller in the kernel.
   static constexpr IrqLine fiq(VcpuId vcpu) { return IrqLine{of(vcpu) | uapi::arm_irq::cpu_fiq}; }
 
  private:

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_ARM64_HPP
 #define KVM_HPP_CAPABILITY_ARM64_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/info.hpp>
 
 /// @file
@@ -20,6 +23,7 @@ class BlockSizes {
     sizes.raw_ = bits;
     return sizes;
   }
+  /// The bits as KVM has them.
   constexpr std::uint64_t raw() const { return raw_; }
   /// Whether blocks of exactly this size are in the set.
   constexpr bool contains(std::uint64_t bytes) const {
@@ -242,4 +246,5 @@ struct ArmSeaToUser {
 }  // namespace cap
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

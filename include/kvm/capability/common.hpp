@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_COMMON_HPP
 #define KVM_HPP_CAPABILITY_COMMON_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/info.hpp>
 
 /// @file
@@ -263,4 +266,5 @@ struct DirtyLogRingAcqRel {
 }  // namespace cap
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

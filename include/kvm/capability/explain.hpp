@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_EXPLAIN_HPP
 #define KVM_HPP_CAPABILITY_EXPLAIN_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/info.hpp>
 
 #include <cerrno>
@@ -62,4 +65,5 @@ constexpr const char* explain_enable(const CapInfo& info, int error, bool vcpus_
 }  // namespace detail
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -3,6 +3,7 @@
 #define KVM_HPP_CAPABILITY_FLAGS_HPP
 
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
 
 #include <concepts>
 #include <cstddef>
@@ -18,7 +19,9 @@ KVM_HPP_BEGIN
 /// The name of one bit of a flag enumeration, for messages.
 template <class Bit>
 struct FlagName {
+  /// The bit.
   Bit bit;
+  /// Its name here.
   const char* text;
 };
 
@@ -44,6 +47,7 @@ class Flags {
  public:
   /// The empty set.
   constexpr Flags() = default;
+  /// The set of one bit.
   constexpr Flags(Bit bit) : raw_(static_cast<std::uint64_t>(bit)) {}
   /// Always a compile error, to say what is wrong.
   template <class Other>
@@ -68,6 +72,7 @@ class Flags {
   }
   /// The bits as KVM has them.
   constexpr std::uint64_t raw() const { return raw_; }
+  /// Whether no bit is set.
   constexpr bool empty() const { return raw_ == 0; }
   /// Whether there is any: `if (vm.check<cap::X86DisableExits>() & cap::DisabledExit::hlt)`.
   constexpr explicit operator bool() const { return raw_ != 0; }
@@ -78,6 +83,7 @@ class Flags {
 
   friend constexpr Flags operator|(Flags a, Flags b) { return from_raw(a.raw_ | b.raw_); }
   friend constexpr Flags operator&(Flags a, Flags b) { return from_raw(a.raw_ & b.raw_); }
+  /// Adds the bits of `other`.
   constexpr Flags& operator|=(Flags other) { return *this = *this | other; }
   constexpr bool operator==(const Flags&) const = default;
 
@@ -143,4 +149,5 @@ std::string argument(const char* name, Flags<Bit> value) {
 }  // namespace detail
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

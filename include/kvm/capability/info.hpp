@@ -2,8 +2,10 @@
 #ifndef KVM_HPP_CAPABILITY_INFO_HPP
 #define KVM_HPP_CAPABILITY_INFO_HPP
 
-#include <kvm/capability/flags.hpp>
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
+#include <kvm/capability/flags.hpp>
 #include <kvm/uapi/capabilities.hpp>
 #include <kvm/uapi/request.hpp>
 
@@ -21,12 +23,16 @@ KVM_HPP_BEGIN
 
 /// A set of architectures.
 struct Arches {
+  /// A bit for each, as in Arch.
   unsigned bits = 0;
 
   constexpr Arches() = default;
+  /// The set of one.
   constexpr Arches(Arch arch) : bits(static_cast<unsigned>(arch)) {}
 
+  /// Whether `arch` is in the set.
   constexpr bool contains(Arch arch) const { return (bits & static_cast<unsigned>(arch)) != 0; }
+  /// Whether none is.
   constexpr bool empty() const { return bits == 0; }
   constexpr bool operator==(const Arches&) const = default;
   friend constexpr Arches operator|(Arches a, Arches b) {
@@ -35,6 +41,7 @@ struct Arches {
     return both;
   }
 };
+/// The set of two architectures.
 constexpr Arches operator|(Arch a, Arch b) { return Arches(a) | Arches(b); }
 
 /// All that the library supports.
@@ -175,4 +182,5 @@ consteval void require_checkable() {
 }  // namespace detail
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

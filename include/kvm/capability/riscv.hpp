@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_RISCV_HPP
 #define KVM_HPP_CAPABILITY_RISCV_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/info.hpp>
 
 /// @file
@@ -47,4 +50,5 @@ struct RiscvMpStateReset {
 }  // namespace cap
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

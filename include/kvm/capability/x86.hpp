@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_CAPABILITY_X86_HPP
 #define KVM_HPP_CAPABILITY_X86_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/info.hpp>
 
 /// @file
@@ -899,4 +902,5 @@ struct X86ApicBusCyclesNs {
 }  // namespace cap
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -37,10 +37,13 @@ enum class UntrackedReason {
 
 /// A slot that a DirtyTracker knows nothing of.
 struct UntrackedSlot {
+  /// Its number.
   SlotId slot;
+  /// Where the guest sees it.
   Gpa gpa;
   /// In bytes.
   std::uint64_t size = 0;
+  /// Why nothing is known of it.
   UntrackedReason reason = UntrackedReason::not_logged;
 };
 

@@ -26,6 +26,7 @@ namespace detail {
 template <class Traits>
 class EventBinding {
  public:
+  /// What the request takes.
   using Arguments = typename Traits::Arguments;
 
   EventBinding(EventBinding&&) noexcept = default;

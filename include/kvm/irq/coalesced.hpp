@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_IRQ_COALESCED_HPP
 #define KVM_HPP_IRQ_COALESCED_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/coalesced.hpp>
 #include <kvm/detail/exit_visitor.hpp>
 #include <kvm/detail/thread_token.hpp>
@@ -27,8 +30,10 @@ KVM_HPP_BEGIN
 
 /// A range of guest addresses whose writes are to be collected.
 struct CoalescedRange {
+  /// Where it begins: a gpa, or a port.
   std::uint64_t address = 0;
   std::uint32_t size = 0;  ///< bytes, fewer than 2 GiB
+  /// Whether the addresses are ports.
   bool port = false;
 
   /// Of guest physical memory.
@@ -245,7 +250,7 @@ class [[nodiscard]] CoalescedRing {
         page_(mapping_.data(), mapping_.size()) {}
 
   /// For a VM that nobody has claimed the ring of.
-  /// @param vcpu any of the VM's
+  /// @param vcpu_fd of any of the VM's vCPUs
   static Result<CoalescedRing> try_open(const std::shared_ptr<detail::VmState>& state,
                                         int vcpu_fd) {
     constexpr const char* operation = "Vm::create_coalesced_ring";
@@ -375,4 +380,5 @@ class [[nodiscard]] CoalescedRing {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

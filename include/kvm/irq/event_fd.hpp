@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_IRQ_EVENT_FD_HPP
 #define KVM_HPP_IRQ_EVENT_FD_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/error.hpp>
 #include <kvm/fd.hpp>
@@ -35,6 +38,7 @@ class [[nodiscard]] EventFd {
     }
     return EventFd(Fd(fd));
   }
+  /// The same as try_create(0), but throws.
   EventFd() : EventFd(try_create().value()) {}
 
   /// Takes over a descriptor that was made elsewhere, for instance by a process
@@ -147,4 +151,5 @@ class [[nodiscard]] EventFd {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

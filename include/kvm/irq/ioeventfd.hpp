@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_IRQ_IOEVENTFD_HPP
 #define KVM_HPP_IRQ_IOEVENTFD_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/event_binding.hpp>
 #include <kvm/irq/event_fd.hpp>
 #include <kvm/types.hpp>
@@ -21,7 +24,9 @@ KVM_HPP_BEGIN
 /// width for void. Made by IoeventfdAddress.
 template <class T>
 struct IoeventfdAt {
+  /// A gpa, or a port.
   std::uint64_t address = 0;
+  /// Whether it is a port.
   bool port = false;
 };
 
@@ -136,4 +141,5 @@ class [[nodiscard]] Ioeventfd : public detail::EventBinding<detail::IoeventfdTra
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_IRQ_IRQFD_HPP
 #define KVM_HPP_IRQ_IRQFD_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/event_binding.hpp>
 #include <kvm/irq/event_fd.hpp>
 #include <kvm/irq/routing.hpp>
@@ -105,4 +108,5 @@ class [[nodiscard]] Irqfd : public detail::EventBinding<detail::IrqfdTraits> {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

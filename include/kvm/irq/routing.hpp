@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_IRQ_ROUTING_HPP
 #define KVM_HPP_IRQ_ROUTING_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/error.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -175,4 +178,5 @@ class IrqRouting {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

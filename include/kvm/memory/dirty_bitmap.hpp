@@ -3,6 +3,8 @@
 #define KVM_HPP_MEMORY_DIRTY_BITMAP_HPP
 
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/error.hpp>
 #include <kvm/types.hpp>
 
@@ -518,4 +520,5 @@ class DirtyBitmap {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_DIRTY_LOG_HPP
 #define KVM_HPP_MEMORY_DIRTY_LOG_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/barriers.hpp>
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/vm_state.hpp>
@@ -76,6 +79,7 @@ class [[nodiscard]] DirtyLog {
     log.claimed_ = true;
     return log;
   }
+  /// The same as try_open(), but throws.
   explicit DirtyLog(const MemorySlot& slot, const DirtyLogOptions& options = {})
       : DirtyLog(try_open(slot, options).value()) {}
 
@@ -420,4 +424,5 @@ class [[nodiscard]] DirtyLog {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

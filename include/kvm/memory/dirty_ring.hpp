@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_DIRTY_RING_HPP
 #define KVM_HPP_MEMORY_DIRTY_RING_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/dirty_rings.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/error.hpp>
@@ -76,6 +79,7 @@ class [[nodiscard]] DirtyRing {
     ring->claimed = true;
     return DirtyRing(state, std::move(ring));
   }
+  /// The same as try_open(), but throws.
   explicit DirtyRing(const Vcpu& vcpu) : DirtyRing(try_open(vcpu).value()) {}
 
   DirtyRing(DirtyRing&&) noexcept = default;
@@ -210,4 +214,5 @@ class [[nodiscard]] DirtyRing {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_DIRTY_TRACKER_HPP
 #define KVM_HPP_MEMORY_DIRTY_TRACKER_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/dirty_collector.hpp>
 #include <kvm/detail/thread_token.hpp>
 #include <kvm/detail/vm_state.hpp>
@@ -63,12 +66,14 @@ struct DirtySubscriptionOptions {
 struct DirtyPages {
   /// Does not become another slot's number before the next harvest.
   SlotId slot;
-  /// The same pages three times: within the slot, in guest frames,
+  /// The same pages three times: within the slot,
   PageRange pages;
+  /// in guest frames,
   GfnRange gfns;
   /// and in bytes from here on. Where they lie is read at the hand-over; a move
   /// after that makes all of the slot dirty.
   Gpa gpa;
+  /// How many bytes from there on.
   std::uint64_t size = 0;
   /// Where they lie in the memory behind the slot, in bytes: for a memfd or file
   /// the offset in it, for anonymous memory that from its mapping's start.
@@ -389,4 +394,5 @@ class [[nodiscard]] DirtyTracker {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_GFN_TO_HVA_CACHE_HPP
 #define KVM_HPP_MEMORY_GFN_TO_HVA_CACHE_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/address_space.hpp>
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/memory_reader.hpp>
@@ -93,6 +96,7 @@ class GfnToHvaCache {
   }
   ~GfnToHvaCache() { end(); }
 
+  /// Where the range begins.
   Gpa gpa() const noexcept { return gpa_; }
   /// In bytes.
   std::uint64_t length() const noexcept { return length_; }
@@ -275,4 +279,5 @@ class GfnToHvaCache {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_GUEST_MEMFD_HPP
 #define KVM_HPP_MEMORY_GUEST_MEMFD_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/capability/common.hpp>
 #include <kvm/capability/flags.hpp>
 #include <kvm/detail/syscalls.hpp>
@@ -198,4 +201,5 @@ class [[nodiscard]] GuestMemfd {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_GUEST_MEMORY_HPP
 #define KVM_HPP_MEMORY_GUEST_MEMORY_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/address_space.hpp>
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/memory_reader.hpp>
@@ -59,16 +62,23 @@ struct Transfer {
   /// guest memory (or, to be written, is read-only): then nothing was moved.
   int error_number = 0;
 
+  /// Whether all of it was moved.
   explicit operator bool() const noexcept { return error_number == 0; }
 };
 
 /// One of a VM's slots, as GuestMemory::slots() lists it.
 struct SlotInfo {
+  /// Its number.
   SlotId id;
+  /// Where the guest sees it.
   Gpa gpa;
+  /// In bytes.
   std::size_t size = 0;
+  /// Whether writes to it are logged.
   bool logs_dirty = false;
+  /// Whether the guest's writes become MMIO exits.
   bool read_only = false;
+  /// Whether its private pages are in a guest_memfd.
   bool has_guest_memfd = false;
 };
 
@@ -193,6 +203,7 @@ class GuestMemory {
 /// atomic_store order them.
 class GuestMemory::View {
  public:
+  /// Takes over what the other one holds, which reaches no memory then.
   View(View&& other) noexcept
       : state_(std::move(other.state_)),
         space_(std::exchange(other.space_, nullptr)),
@@ -304,12 +315,14 @@ class GuestMemory::View {
   // memory, or if `gpa` is not a multiple of its size. An order that C++ does
   // not have for the operation is taken as seq_cst.
 
+  /// The value, in one access.
   template <GuestScalar T>
   std::optional<T> atomic_load(Gpa gpa,
                                std::memory_order order = std::memory_order_seq_cst) noexcept {
     return atomically<T, detail::Access::read>(
         gpa, [&](std::byte* at) { return detail::atomic_load<T>(at, order); });
   }
+  /// Stores a value, in one access. False if it cannot.
   template <GuestScalar T>
   [[nodiscard]] bool atomic_store(Gpa gpa, std::type_identity_t<T> value,
                                   std::memory_order order = std::memory_order_seq_cst) noexcept {
@@ -344,12 +357,16 @@ class GuestMemory::View {
     return atomically<T, detail::Access::write>(
         gpa, [&](std::byte* at) { return detail::atomic_fetch_or<T>(at, bits, order); });
   }
+  /// Clears the bits that are not in `bits`.
+  /// @return what was there before
   template <GuestScalar T>
   std::optional<T> atomic_fetch_and(Gpa gpa, std::type_identity_t<T> bits,
                                     std::memory_order order = std::memory_order_seq_cst) noexcept {
     return atomically<T, detail::Access::write>(
         gpa, [&](std::byte* at) { return detail::atomic_fetch_and<T>(at, bits, order); });
   }
+  /// Adds, modulo 2 to the power of the type's bits.
+  /// @return what was there before
   template <GuestScalar T>
   std::optional<T> atomic_fetch_add(Gpa gpa, std::type_identity_t<T> value,
                                     std::memory_order order = std::memory_order_seq_cst) noexcept {
@@ -602,4 +619,5 @@ inline Transfer GuestMemory::View::write_to(int fd, Gpa gpa, std::uint64_t size,
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_MAPPING_HPP
 #define KVM_HPP_MEMORY_MAPPING_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/error.hpp>
@@ -27,9 +30,9 @@ KVM_HPP_BEGIN
 /// in bytes. Any size that the host has pages of can be given as a number:
 /// /sys/kernel/mm/hugepages lists them.
 enum class HugePages : std::uint64_t {
-  none = 0,
-  size_2MiB = std::uint64_t{2} << 20,
-  size_1GiB = std::uint64_t{1} << 30,
+  none = 0,                            ///< pages of the usual size
+  size_2MiB = std::uint64_t{2} << 20,  ///< 2 MiB
+  size_1GiB = std::uint64_t{1} << 30,  ///< 1 GiB
 };
 
 /// What to do when the host's pool has not enough huge pages, or none of the
@@ -50,6 +53,7 @@ enum class NumaMode : int {
 /// Which NUMA nodes memory is taken from (mbind):
 /// `.numa = {NumaMode::bind, {0, 1}}`.
 struct NumaPolicy {
+  /// What the nodes are to it.
   NumaMode mode = NumaMode::none;
   /// Node numbers, below 1024. Linux leaves out those that the host lacks, and
   /// refuses only if none is left.
@@ -98,6 +102,7 @@ enum class FileSharing {
 struct FileOptions {
   /// Where in the file the memory begins, in bytes: a multiple of the page size.
   std::uint64_t offset = 0;
+  /// Where writes go.
   FileSharing sharing = FileSharing::shared;
 };
 
@@ -1002,4 +1007,5 @@ inline Result<void> Mapping::try_discard(std::uint64_t offset, std::uint64_t siz
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

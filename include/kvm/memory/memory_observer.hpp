@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_MEMORY_OBSERVER_HPP
 #define KVM_HPP_MEMORY_MEMORY_OBSERVER_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/types.hpp>
 
 #include <cstddef>
@@ -13,6 +16,7 @@ KVM_HPP_BEGIN
 /// How the memory that a guest sees changes: what VFIO or vhost must map or
 /// unmap.
 struct MemoryChange {
+  /// What happens to the slot.
   enum class Kind {
     /// The range at `old_gpa` is about to go. It still can be read. If KVM then
     /// refuses, `added` follows with the same `new_gpa`.
@@ -20,7 +24,9 @@ struct MemoryChange {
     /// The range at `new_gpa` is there.
     added,
   };
+  /// Which of them.
   Kind kind = Kind::added;
+  /// The slot that it happens to.
   SlotId slot;
   /// Where the slot was, if it was anywhere.
   std::optional<Gpa> old_gpa;
@@ -32,7 +38,9 @@ struct MemoryChange {
   std::byte* address = nullptr;
   /// The file behind it and where the slot begins there, or -1.
   int fd = -1;
+  /// Where the slot begins in that file, in bytes.
   std::uint64_t offset = 0;
+  /// Whether the guest cannot write there.
   bool read_only = false;
 };
 
@@ -41,6 +49,7 @@ struct MemoryChange {
 /// changing slots is refused with EDEADLK.
 class MemoryObserver {
  public:
+  /// Called for each change, one at a time.
   virtual void changed(const MemoryChange& change) noexcept = 0;
 
  protected:
@@ -49,4 +58,5 @@ class MemoryObserver {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

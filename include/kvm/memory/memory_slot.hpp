@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_MEMORY_SLOT_HPP
 #define KVM_HPP_MEMORY_MEMORY_SLOT_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/memory/guest_memfd.hpp>
@@ -307,4 +310,5 @@ class [[nodiscard]] MemorySlot {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

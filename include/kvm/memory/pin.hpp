@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_MEMORY_PIN_HPP
 #define KVM_HPP_MEMORY_PIN_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/detail/slot_state.hpp>
 #include <kvm/detail/thread_token.hpp>
 #include <kvm/memory/mapping.hpp>
@@ -20,7 +23,10 @@
 KVM_HPP_BEGIN
 
 /// What the holder of a Pin does with the memory.
-enum class PinFor { reading, writing };
+enum class PinFor {
+  reading,  ///< from guest memory
+  writing   ///< to guest memory: its pages count as dirty
+};
 
 /// Addresses of guest memory for what blocks or works in the background. While
 /// it lives, the memory stays mapped, whatever happens to the slots;
@@ -60,6 +66,7 @@ class [[nodiscard]] Pin {
 
   /// What was pinned.
   Gpa gpa() const noexcept { return gpa_; }
+  /// How much was pinned, in bytes.
   std::uint64_t size() const noexcept { return size_; }
 
   /// The addresses, in the order of the guest's: one entry per slot that the
@@ -140,4 +147,5 @@ class [[nodiscard]] Pin {
 
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

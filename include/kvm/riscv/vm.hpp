@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_RISCV_VM_HPP
 #define KVM_HPP_RISCV_VM_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_RISCV
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_RISCV
 
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/uapi/constants.hpp>

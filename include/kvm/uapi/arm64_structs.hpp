@@ -2,7 +2,7 @@
 #ifndef KVM_HPP_UAPI_ARM64_STRUCTS_HPP
 #define KVM_HPP_UAPI_ARM64_STRUCTS_HPP
 
-#include <kvm/detail/config.hpp>
+#include <kvm/detail/kernel_header.hpp>
 
 /// @file
 /// The structs of arm64 only; empty elsewhere.
@@ -10,9 +10,7 @@
 /// kvm_sregs and kvm_fpu are empty there, their requests have no handler, and
 /// an empty struct has a size in C++ (R2): they are left out.
 
-#if KVM_HPP_ARCH_ARM64
-
-#include <linux/kvm.h>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_ARM64
 
 #include <cstddef>
 #include <cstdint>

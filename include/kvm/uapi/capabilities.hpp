@@ -3,6 +3,7 @@
 #define KVM_HPP_UAPI_CAPABILITIES_HPP
 
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
 
 /// @file
 /// The numbers that KVM_CHECK_EXTENSION and KVM_ENABLE_CAP take, those of every
@@ -265,4 +266,5 @@ inline constexpr unsigned arm_pmu_v3_strict = 251;
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,9 +2,10 @@
 #ifndef KVM_HPP_UAPI_CONSTANTS_HPP
 #define KVM_HPP_UAPI_CONSTANTS_HPP
 
-#include <cstdint>
-
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
+#include <cstdint>
 
 /// @file
 /// Flags and numbers that requests, the run page and devices use: ours, so
@@ -701,4 +702,5 @@ inline constexpr std::uint32_t unset = 0xfffffffe;
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

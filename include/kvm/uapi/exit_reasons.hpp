@@ -2,9 +2,10 @@
 #ifndef KVM_HPP_UAPI_EXIT_REASONS_HPP
 #define KVM_HPP_UAPI_EXIT_REASONS_HPP
 
-#include <cstdint>
-
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
+#include <cstdint>
 
 /// @file
 /// Why a vCPU came back: the numbers of kvm_run.exit_reason.
@@ -161,4 +162,5 @@ constexpr const char* name(ExitReason reason) noexcept {
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -3,6 +3,7 @@
 #define KVM_HPP_UAPI_REQUEST_HPP
 
 #include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
 
 /// @file
 /// The shape of a request code. The codes themselves are in requests.hpp.
@@ -44,4 +45,5 @@ constexpr T per_arch(T x86, T arm64, T riscv) {
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

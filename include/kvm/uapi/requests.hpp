@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_UAPI_REQUESTS_HPP
 #define KVM_HPP_UAPI_REQUESTS_HPP
 
+#include <kvm/detail/config.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <kvm/uapi/request.hpp>
 
 /// @file
@@ -457,4 +460,5 @@ inline constexpr Request<Scope::vcpu> s390_pv_cpu_command{0xc020aed0, "KVM_S390_
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

@@ -2,7 +2,7 @@
 #ifndef KVM_HPP_UAPI_RISCV_STRUCTS_HPP
 #define KVM_HPP_UAPI_RISCV_STRUCTS_HPP
 
-#include <kvm/detail/config.hpp>
+#include <kvm/detail/kernel_header.hpp>
 
 /// @file
 /// The structs of riscv only; empty elsewhere. KVM came to riscv with 5.16.
@@ -12,9 +12,7 @@
 /// they are left out. All registers go through kvm_one_reg; the structs here
 /// only number them: a register's index is its offset in words of the struct.
 
-#if KVM_HPP_ARCH_RISCV
-
-#include <linux/kvm.h>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_RISCV
 
 #include <cstddef>
 #include <cstdint>

@@ -2,6 +2,9 @@
 #ifndef KVM_HPP_UAPI_RUN_HPP
 #define KVM_HPP_UAPI_RUN_HPP
 
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
+
 #include <cstddef>
 #include <cstdint>
 
@@ -319,4 +322,5 @@ static_assert(offsetof(kvm_run::Tdx, unknown) == 16);
 }  // namespace uapi
 KVM_HPP_END
 
+#endif  // !KVM_HPP_REFUSED
 #endif

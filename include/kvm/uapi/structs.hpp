@@ -2,7 +2,8 @@
 #ifndef KVM_HPP_UAPI_STRUCTS_HPP
 #define KVM_HPP_UAPI_STRUCTS_HPP
 
-#include <linux/kvm.h>
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED
 
 #include <cstddef>
 #include <cstdint>
@@ -266,4 +267,5 @@ KVM_HPP_END
 #include <kvm/uapi/riscv_structs.hpp>
 #include <kvm/uapi/x86_structs.hpp>
 
+#endif  // !KVM_HPP_REFUSED
 #endif

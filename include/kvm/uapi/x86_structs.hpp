@@ -2,14 +2,12 @@
 #ifndef KVM_HPP_UAPI_X86_STRUCTS_HPP
 #define KVM_HPP_UAPI_X86_STRUCTS_HPP
 
-#include <kvm/detail/config.hpp>
+#include <kvm/detail/kernel_header.hpp>
 
 /// @file
 /// The structs of x86 only; empty elsewhere.
 
-#if KVM_HPP_ARCH_X86
-
-#include <linux/kvm.h>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <cstddef>
 #include <cstdint>

@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_CPUID_HPP
 #define KVM_HPP_X86_CPUID_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/error.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -22,12 +22,18 @@ KVM_HPP_BEGIN
 namespace x86 {
 
 /// The four registers that CPUID answers in.
-enum class CpuidRegister { eax, ebx, ecx, edx };
+enum class CpuidRegister {
+  eax,  ///< the first
+  ebx,  ///< the second
+  ecx,  ///< the third
+  edx   ///< the fourth
+};
 
 /// One bit of a CPUID table: what the manuals call a feature flag.
 struct CpuidBit {
   std::uint32_t function;  ///< EAX before the instruction
   std::uint32_t index;     ///< ECX before it, for functions that look at it
+  /// The register of the answer.
   CpuidRegister reg;
   unsigned bit;  ///< 0 to 31
 
@@ -50,10 +56,12 @@ class Cpuid {
   /// Entries that KVM takes (R81). A table can hold more; setting it then fails.
   static constexpr std::size_t max_entries = 256;
 
+  /// One row: function, index and what the four registers hold.
   using Entry = uapi::kvm_cpuid_entry2;
 
   /// An empty table: the guest sees zeroes.
   Cpuid() = default;
+  /// A table of these entries, in this order.
   explicit Cpuid(std::vector<Entry> entries) noexcept : entries_(std::move(entries)) {}
 
   /// The entry that answers CPUID with EAX = function and ECX = index, or null.
@@ -106,17 +114,24 @@ class Cpuid {
     reg = value_of_bit ? reg | mask(which) : reg & ~mask(which);
     return true;
   }
+  /// Clears a bit. False, and nothing is changed, if there is no such entry or bit.
   bool clear_bit(const CpuidBit& which) noexcept { return set_bit(which, false); }
 
   /// All entries, in KVM's order. Valid until one is added or removed.
   std::span<Entry> entries() noexcept { return entries_; }
   std::span<const Entry> entries() const noexcept { return entries_; }
 
+  /// How many entries there are.
   std::size_t size() const noexcept { return entries_.size(); }
+  /// Whether there is none.
   bool empty() const noexcept { return entries_.empty(); }
+  /// The entries, for a range-based for.
   auto begin() noexcept { return entries_.begin(); }
+  /// Behind the last entry.
   auto end() noexcept { return entries_.end(); }
+  /// The entries, for a range-based for.
   auto begin() const noexcept { return entries_.begin(); }
+  /// Behind the last entry.
   auto end() const noexcept { return entries_.end(); }
 
   /// Whether both hold the same entries in the same order, padding aside.

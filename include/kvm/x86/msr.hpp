@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_MSR_HPP
 #define KVM_HPP_X86_MSR_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/error.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -36,8 +36,8 @@ struct MsrFilterRange {
 
 /// What becomes of an access that no range of a filter is about.
 enum class MsrFilterDefault : std::uint32_t {
-  allow = uapi::msr_filter::default_allow,
-  deny = uapi::msr_filter::default_deny,
+  allow = uapi::msr_filter::default_allow,  ///< KVM serves it
+  deny = uapi::msr_filter::default_deny,    ///< the guest gets a #GP, or the VMM an exit
 };
 
 }  // namespace x86

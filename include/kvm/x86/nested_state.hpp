@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_NESTED_STATE_HPP
 #define KVM_HPP_X86_NESTED_STATE_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/uapi/structs.hpp>
 
@@ -39,6 +39,7 @@ class NestedState {
     }
     return value;
   }
+  /// Changes the header; nothing if this is empty.
   void set_header(const uapi::kvm_nested_state& value) noexcept {
     if (bytes_.size() >= sizeof value) {
       std::memcpy(bytes_.data(), &value, sizeof value);
@@ -48,7 +49,9 @@ class NestedState {
   /// All of it, header included.
   std::span<std::byte> bytes() noexcept { return bytes_; }
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  /// Bytes, header included.
   std::size_t size() const noexcept { return bytes_.size(); }
+  /// Whether there is none: not filled yet.
   bool empty() const noexcept { return bytes_.empty(); }
 
   bool operator==(const NestedState&) const = default;

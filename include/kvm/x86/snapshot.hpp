@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_SNAPSHOT_HPP
 #define KVM_HPP_X86_SNAPSHOT_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/uapi/structs.hpp>
 #include <kvm/x86/cpuid.hpp>
@@ -24,18 +24,25 @@ namespace x86 {
 /// The fields may be changed in between. An empty optional is left alone when
 /// restoring.
 struct VcpuSnapshot {
+  /// What the guest sees of its processor.
   Cpuid cpuid;
   /// Frequency of the time stamp counter; 0 is left alone.
   std::uint32_t tsc_khz = 0;
+  /// Whether it runs, halts or waits to be started.
   uapi::kvm_mp_state mp_state{};
+  /// Exceptions, interrupts and NMIs that are pending or being delivered.
   uapi::kvm_vcpu_events events{};
+  /// The general registers.
   uapi::kvm_regs regs{};
   /// One of the two: sregs2 where this KVM has KVM_CAP_SREGS2.
   std::optional<uapi::kvm_sregs> sregs;
+  /// The same with the PAE page-directory pointers.
   std::optional<uapi::kvm_sregs2> sregs2;
   /// The FPU's registers included.
   Xsave xsave;
+  /// The extended control registers, where the host has them.
   std::optional<uapi::kvm_xcrs> xcrs;
+  /// The debug registers.
   uapi::kvm_debugregs debugregs{};
   /// With a local APIC in the kernel.
   std::optional<uapi::kvm_lapic_state> lapic;

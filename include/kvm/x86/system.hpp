@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_SYSTEM_HPP
 #define KVM_HPP_X86_SYSTEM_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/x86/cpuid.hpp>

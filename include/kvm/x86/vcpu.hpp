@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_VCPU_HPP
 #define KVM_HPP_X86_VCPU_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/detail/vcpu_core.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -584,18 +584,11 @@ class VcpuCalls : public detail::VcpuCore {
   /// The state of a guest that is a hypervisor (KVM_GET_NESTED_STATE), where
   /// cap::NestedState is not 0.
   Result<NestedState> try_get_nested_state() const {
-    constexpr auto request = uapi::request::get_nested_state;
     const auto size = check_vm(uapi::cap::nested_state);
     if (!size) {
       return size.error();
     }
-    NestedState state(*size > 0 ? static_cast<std::size_t>(*size) : 0);
-    if (call(request, static_cast<const void*>(state.bytes().data())) < 0) {
-      const int error_number = errno;
-      return failure(request.name, error_number, detail::text("size=", state.size()),
-                     explain_nested(error_number));
-    }
-    return state;
+    return get_nested_state_of(*size);
   }
   NestedState get_nested_state() const { return try_get_nested_state().value(); }
   /// KVM_SET_NESTED_STATE. A state whose header speaks of more bytes than there
@@ -708,10 +701,12 @@ class VcpuCalls : public detail::VcpuCore {
     const auto* const run = valid(uapi::sync::x86_regs);
     return run != nullptr ? &run->s.regs.regs : nullptr;
   }
+  /// The same for segments, descriptor tables and control registers.
   const uapi::kvm_sregs* synced_sregs() const noexcept {
     const auto* const run = valid(uapi::sync::x86_sregs);
     return run != nullptr ? &run->s.regs.sregs : nullptr;
   }
+  /// The same for pending events.
   const uapi::kvm_vcpu_events* synced_vcpu_events() const noexcept {
     const auto* const run = valid(uapi::sync::x86_events);
     return run != nullptr ? &run->s.regs.events : nullptr;
@@ -726,6 +721,8 @@ class VcpuCalls : public detail::VcpuCore {
                       [&](uapi::kvm_run& run) { run.s.regs.regs = regs; });
   }
   void set_synced_regs(const uapi::kvm_regs& regs) { try_set_synced_regs(regs).value(); }
+  /// The same for segments, descriptor tables and control registers; CR8 is
+  /// taken over too.
   Result<void> try_set_synced_sregs(const uapi::kvm_sregs& sregs) {
     return set_synced("Vcpu::set_synced_sregs", uapi::sync::x86_sregs, [&](uapi::kvm_run& run) {
       run.s.regs.sregs = sregs;
@@ -733,6 +730,7 @@ class VcpuCalls : public detail::VcpuCore {
     });
   }
   void set_synced_sregs(const uapi::kvm_sregs& sregs) { try_set_synced_sregs(sregs).value(); }
+  /// The same for pending events.
   Result<void> try_set_synced_vcpu_events(const uapi::kvm_vcpu_events& events) {
     return set_synced("Vcpu::set_synced_vcpu_events", uapi::sync::x86_events,
                       [&](uapi::kvm_run& run) { run.s.regs.events = events; });
@@ -1081,7 +1079,18 @@ class VcpuCalls : public detail::VcpuCore {
     if (!size) {
       return size.error();
     }
-    return *size != 0 ? take_if(snapshot.nested, try_get_nested_state()) : Result<void>();
+    return *size != 0 ? take_if(snapshot.nested, get_nested_state_of(*size)) : Result<void>();
+  }
+
+  Result<NestedState> get_nested_state_of(int size) const {
+    constexpr auto request = uapi::request::get_nested_state;
+    NestedState state(size > 0 ? static_cast<std::size_t>(size) : 0);
+    if (call(request, static_cast<const void*>(state.bytes().data())) < 0) {
+      const int error_number = errno;
+      return failure(request.name, error_number, detail::text("size=", state.size()),
+                     explain_nested(error_number));
+    }
+    return state;
   }
 
   Result<void> save_msrs(std::vector<uapi::kvm_msr_entry>& into,

@@ -2,8 +2,8 @@
 #ifndef KVM_HPP_X86_XSAVE_HPP
 #define KVM_HPP_X86_XSAVE_HPP
 
-#include <kvm/detail/config.hpp>
-#if KVM_HPP_ARCH_X86
+#include <kvm/detail/kernel_header.hpp>
+#if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
 #include <kvm/uapi/structs.hpp>
 
@@ -32,6 +32,7 @@ class Xsave {
   /// All of it. A component's offset is in CPUID function 0xd.
   std::span<std::byte> bytes() noexcept { return bytes_; }
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  /// In bytes.
   std::size_t size() const noexcept { return bytes_.size(); }
 
   /// Zeroes added at the end leave the state the same.
@@ -47,6 +48,7 @@ class Xsave {
     }
     return bits;
   }
+  /// Sets XSTATE_BV; nothing if the state is empty.
   void set_components(std::uint64_t bits) noexcept {
     if (size() >= components_offset + sizeof bits) {
       std::memcpy(bytes_.data() + components_offset, &bits, sizeof bits);

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+def basic_layout(_conanfile):
+    pass
