@@ -120,25 +120,27 @@ INIT
   rm -rf "$work"
 }
 
-# host_command ARCH KERNEL INITRAMFS [CPU]: sets the array host to the command that boots a host with
-# two CPUs, without a console: callers add -serial. A host that panics ends it.
+# host_command ARCH KERNEL INITRAMFS [CPU]: sets the array host to the command that boots a host,
+# without a console: callers add -serial. A host that panics ends it.
 host_command() {
   local arch=$1 kernel=$2 initramfs=$3 cpu=${4:-} console
   case $arch in
     amd64)
       console=ttyS0
-      # QEMU 7.2's cmpxchg16b corrupts memory when one thread does it all: Linux 6.12 panics.
-      host=(qemu-system-x86_64 -cpu "${cpu:-max},-cx16" -m 2048)
+      # One CPU: guests have as many as they like, and with a second one here, QEMU 7.2 loses
+      # interrupts of guests, which then wait for ever. Its cmpxchg16b corrupts memory where one
+      # thread does it all: Linux 6.12 panics.
+      host=(qemu-system-x86_64 -cpu "${cpu:-max},-cx16" -m 2048 -smp 1)
       ;;
     arm64)
       console=ttyAMA0
       host=(qemu-system-aarch64 -M "virt,virtualization=on,gic-version=3"
-        -cpu "${cpu:-max,pauth-impdef=on}" -m 2048)
+        -cpu "${cpu:-max,pauth-impdef=on}" -m 2048 -smp 2)
       ;;
   esac
-  # One thread for both CPUs. With one for each, code that the kernel patches while both run it, as
+  # One thread for all CPUs. With one for each, code that the kernel patches while both run it, as
   # for every VM that is made, traps now and then where it no longer should, and that is a panic.
-  host+=(-accel "tcg,thread=single" -smp 2 -nodefaults -no-user-config -display none -monitor none
+  host+=(-accel "tcg,thread=single" -nodefaults -no-user-config -display none -monitor none
     -no-reboot -kernel "$kernel/vmlinuz" -initrd "$initramfs"
     -append "console=$console panic=-1 oops=panic mitigations=off quiet loglevel=1")
 }

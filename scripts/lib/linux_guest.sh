@@ -59,9 +59,8 @@ guest_command_line() {
 }
 
 # Within an emulated x86 host. QEMU 7.2 does not tell KVM when the guest sets XCR0, so that the sizes
-# that CPUID gives for XSAVE are wrong. And guests there miss single timer interrupts, now and then
-# with a thread per CPU and nearly always with one for all: a timer that ticks for ever gets over it.
-emulated_guest_words=(noxsave nohz=off highres=off)
+# that CPUID gives for XSAVE are wrong.
+emulated_guest_words=(noxsave)
 
 # host_boots_linux ARCH PROGRAM KERNEL INITRAMFS: whether this machine's own KVM boots a stock
 # kernel within some seconds. Some only run code of their own choice.
