@@ -98,6 +98,6 @@ function(kvm_hpp_add_test_folder folder)
       endif()
     endforeach()
     kvm_hpp_add_gtest(kvm-hpp-${folder}-no-exceptions PREFIX ${folder}.no_exceptions LABEL ${folder}
-                      ROUNDS 30 SOURCES ${twin} OPTIONS -fno-exceptions -O1 ${ARGN})
+                      ROUNDS 30 SOURCES ${twin} OPTIONS -fno-exceptions -O0 ${ARGN})
   endif()
 endfunction()
