@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
@@ -74,6 +75,15 @@ class TinyvmmImage : public testing::Test {
   EntryPoint entry_;
 };
 
+/// How many bytes this program has read so far, by any system call.
+std::uint64_t bytes_read() {
+  std::ifstream io("/proc/self/io");
+  std::string name;
+  std::uint64_t value = 0;
+  EXPECT_TRUE(io >> name >> value && name == "rchar:");
+  return value;
+}
+
 #define EXPECT_REFUSED(problem, text) \
   EXPECT_NE((problem).find(text), std::string::npos) << (problem)
 
@@ -84,6 +94,18 @@ Blob bzimage(std::size_t size = 20'000) {
     code += "at " + std::to_string(code.size()) + ";";
   }
   return images::bzimage(code);
+}
+
+TEST_F(TinyvmmImage, NoByteIsReadTwice) {
+  const Blob image = bzimage(3 << 20);
+  const std::string initrd(1 << 20, 'i');
+  const std::uint64_t before = bytes_read();
+  const std::uint64_t own = bytes_read() - before;  // What the question itself costs.
+  const std::uint64_t begin = bytes_read();
+  ASSERT_EQ(load(image, {}, &initrd), "");
+  const std::uint64_t read = bytes_read() - begin - own;
+  EXPECT_LE(read, image.size() + initrd.size());
+  EXPECT_GE(read, image.size() + initrd.size() - 0x400) << "it was not counted";
 }
 
 TEST_F(TinyvmmImage, ABzimageIsLoadedWholeWhereItWantsToBe) {
