@@ -8,6 +8,8 @@
 #include <array>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -32,6 +34,23 @@ Guest make_with_irqchip() {
   kvm_test::enter_real_mode(guest.vcpu);
   return guest;
 }
+
+/// What a guest sees in system management mode, where that has memory of its own: out dx, al.
+class SmmMemory {
+ public:
+  void add_to(Guest& guest) {
+    if (guest.vm.check<kvm::cap::MultiAddressSpace>() < 2) {
+      return;
+    }
+    kvm::Mapping memory = kvm::Mapping::anonymous(0x10000);
+    std::memset(memory.data(), 0xee, memory.size());
+    slot_.emplace(guest.vm.add_memory(kvm::Gpa{0x30000}, std::move(memory), {.address_space = 1}));
+  }
+  void remove() { slot_.reset(); }
+
+ private:
+  std::optional<kvm::MemorySlot> slot_;
+};
 
 // A table that does not fit is fetched again, larger.
 bool grows(const Call&, int error_number) { return error_number == E2BIG; }
@@ -81,7 +100,10 @@ TEST_F(X86StateFaults, Events) {
   KVM_HPP_EXPECT_PAIR(g.vcpu., set_guest_debug(debug), .survives = is_check);
   KVM_HPP_EXPECT_PAIR(g.vcpu., translate(0x1000));
   KVM_HPP_EXPECT_PAIR(g.vcpu., nmi());
-  KVM_HPP_EXPECT_PAIR(g.vcpu., smi(), .optional = true);
+  SmmMemory smm;
+  KVM_HPP_EXPECT_PAIR(
+      g.vcpu., smi(), .prepare = [&](Guest& guest) { smm.add_to(guest); },
+      .finish = [&] { smm.remove(); }, .optional = true);
   // Real mode takes it: vector 0x20 of the zeroed table leads to 0:0, which is memory.
   KVM_HPP_EXPECT_PAIR(g.vcpu., interrupt(0x20));
   const uapi::kvm_x86_mce mce{};
@@ -102,7 +124,13 @@ TEST_F(X86StateFaults, EventsBehindMarkedRegisters) {
   const uapi::kvm_guest_debug debug{};
   KVM_HPP_EXPECT_PAIR(g.vcpu., nmi(), .prepare = mark);
   KVM_HPP_EXPECT_PAIR(g.vcpu., interrupt(0x20), .prepare = mark);
-  KVM_HPP_EXPECT_PAIR(g.vcpu., smi(), .prepare = mark, .optional = true);
+  SmmMemory smm;
+  const auto mark_with_smm = [&](Guest& guest) {
+    smm.add_to(guest);
+    mark(guest);
+  };
+  KVM_HPP_EXPECT_PAIR(
+      g.vcpu., smi(), .prepare = mark_with_smm, .finish = [&] { smm.remove(); }, .optional = true);
   KVM_HPP_EXPECT_PAIR(g.vcpu., set_guest_debug(debug), .survives = is_check, .prepare = mark);
 }
 
