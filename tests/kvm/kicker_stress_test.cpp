@@ -213,7 +213,7 @@ TEST(KickerStressSerial, NoSignalFollowsAThreadOutOfRun) {
     thread.join();
   }
   EXPECT_FALSE(failed);
-  EXPECT_GT(kicked, threads);
+  EXPECT_GT(kicked, threads / 2);
   if (!thread_sanitizer) {
     EXPECT_EQ(signals_outside, 0u);
     if (threads == 2'000) {  // In few rounds, on CPUs that take turns, a kick may need no signal.
