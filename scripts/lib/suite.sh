@@ -21,8 +21,9 @@ run() {
       if grep -q '^\[  SKIPPED \]' "$log"; then
         kind=skip text=$(awk '
           /^\[  SKIPPED \]/ { exit }
-          in_reason && $0 != "" { reason = reason (reason == "" ? "" : " ") $0 }
-          /(^|: )Skipped$/ { in_reason = 1 }
+          /(^|: )Skipped$/ && in_reason++ { exit }
+          /^Google Test trace:$/ { in_reason = 0 }
+          in_reason && !/(^|: )Skipped$/ && $0 != "" { reason = reason (reason == "" ? "" : " ") $0 }
           END { print reason }' "$log")
         [ -n "$text" ] || kind=fail text="skipped without a reason"
       elif [ "${name%%.*}" = program ] || grep -q '^\[  PASSED  \] 1 test\.$' "$log"; then
