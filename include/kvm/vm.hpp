@@ -519,7 +519,8 @@ inline Result<void> Vm::try_enable_rings(const DirtyTrackerOptions& options) {
     return try_enable(cap::DirtyLogRing{.bytes = options.ring_bytes});
   }
 #endif
-  return failure("Vm::track_dirty", EOPNOTSUPP, {}, "this host offers no dirty rings (KVM_CAP_DIRTY_LOG_RING)");
+  return failure("Vm::track_dirty", EOPNOTSUPP, {},
+                 "this host offers no dirty rings (KVM_CAP_DIRTY_LOG_RING)");
 }
 
 KVM_HPP_END
