@@ -18,7 +18,7 @@ namespace {
 using namespace kvm::literals;
 using kvm::Gpa;
 
-constexpr std::size_t size = 64_KiB;
+const std::size_t size = 16 * kvm::detail::sys::page_size();
 
 struct Aliases {
   kvm::System system;

@@ -119,14 +119,14 @@ TEST(HarvestAllocation, OfARing) {
 
 TEST(HarvestAllocation, OfASubscription) {
   for (const auto mode : {kvm::DirtyMode::automatic, kvm::DirtyMode::ring}) {
-    Machine machine;
-    KVM_REQUIRE(machine.vm, cap::DirtyLogRingAcqRel);
-    kvm::DirtyTracker tracker = machine.vm.track_dirty(mode);
+    KVM_REQUIRE(kvm::System().create_vm(), cap::DirtyLogRingAcqRel);
+    std::optional<kvm::DirtyTracker> tracker;
+    Machine machine([&](kvm::Vm& fresh) { tracker.emplace(fresh.track_dirty(mode)); });
     const kvm::MemorySlot slot = add(machine);
     const kvm::MemorySlot alias = machine.vm.add_memory(
         Gpa(logged_at + 0x1000000), slot.mapping().share(), {.log_dirty = true});
-    kvm::DirtySubscription subscription = tracker.subscribe();
-    kvm::DirtySubscription other = tracker.subscribe({.slot = &alias});
+    kvm::DirtySubscription subscription = tracker->subscribe();
+    kvm::DirtySubscription other = tracker->subscribe({.slot = &alias});
     std::uint64_t taken = 0;
     EXPECT_EQ(count(machine, slot,
                     [&](Writer&) {

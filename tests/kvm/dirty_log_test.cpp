@@ -357,7 +357,7 @@ TEST(DirtyLog, KeepsTheNumberOfADeletedSlot) {
   EXPECT_FALSE(log.exists());
   EXPECT_EQ(log.slot(), id);
   const kvm::MemorySlot larger = machine.vm.add_memory(
-      Gpa(logged_at), kvm::Mapping::anonymous(4096 * page), {.log_dirty = true});
+      Gpa(logged_at), kvm::Mapping::anonymous(512 * page), {.log_dirty = true});
   EXPECT_NE(larger.id(), id);
   expect_error(log.try_harvest([](kvm::GfnRange) { FAIL(); }), ENOENT, {"the slot was deleted"});
   DirtyBitmap bitmap(3);

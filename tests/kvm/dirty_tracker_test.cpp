@@ -76,13 +76,15 @@ void expect_error(const kvm::Result<T>& result, int error_number,
   }
 }
 
-/// A VM with a tracker and a slot of an odd size that is logged.
-struct Tracked : Machine {
+struct EarlyTracker {
+  std::optional<DirtyTracker> tracker;
+};
+/// A VM with a tracker, from before it had memory, and a slot of an odd size that is logged.
+struct Tracked : EarlyTracker, Machine {
   explicit Tracked(DirtyMode mode, const kvm::DirtyTrackerOptions& options = {})
-      : tracker(vm.track_dirty(mode, options)),
+      : Machine([&](kvm::Vm& fresh) { tracker.emplace(fresh.track_dirty(mode, options)); }),
         slot(vm.add_memory(Gpa(logged_at), kvm::Mapping::memfd(pages * page),
                            {.log_dirty = true})) {}
-  std::optional<DirtyTracker> tracker;
   std::optional<kvm::MemorySlot> slot;
 
   kvm::MemorySlot add(std::uint64_t gpa, std::uint64_t count) {
@@ -358,7 +360,8 @@ TEST_P(DirtyTrackers, SayWhatTheyCannotTrack) {
   EXPECT_EQ(untracked[0].size, machine.ram.size());
   EXPECT_EQ(untracked[0].reason, kvm::UntrackedReason::not_logged);
   machine.tracker->log_all(true);
-  EXPECT_EQ(harvest(subscription), (Dirty{{machine.ram.id(), range(0, 512)}}));
+  EXPECT_EQ(harvest(subscription),
+            (Dirty{{machine.ram.id(), range(0, machine.ram.size() / page)}}));
   EXPECT_EQ(subscription.harvest([](const DirtyPages&) {}).untracked, 0u);
   EXPECT_TRUE(machine.tracker->untracked().empty());
   machine.tracker->log_all(false);

@@ -4,6 +4,7 @@
 
 #include <kvm/kvm.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -37,6 +38,12 @@ struct Machine {
   kvm::System system;
   kvm::Vm vm = system.create_vm();
   kvm::MemorySlot ram = vm.add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(2_MiB));
+
+  Machine() = default;
+  /// `first` is called with the VM before it has memory.
+  template <std::invocable<kvm::Vm&> First>
+  explicit Machine(First&& first)
+      : ram((first(vm), vm.add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(2_MiB)))) {}
 
   void load(std::uint64_t gpa, std::span<const std::uint8_t> bytes) {
     if (!ram.load(kvm::Gpa{gpa}, std::as_bytes(bytes))) {

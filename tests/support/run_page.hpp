@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 /// @file
 /// Run pages that no KVM filled.
@@ -30,15 +31,16 @@ class RunPage {
 
   /// @param size a multiple of 8, at least sizeof(kvm_run)
   explicit RunPage(std::size_t size = usual_size) : size_(size) {
-    const std::size_t room = (size + page - 1) / page * page;
-    total_ = room + 2 * page;
+    const auto guard = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t room = (size + guard - 1) / guard * guard;
+    total_ = room + 2 * guard;
     void* area = mmap(nullptr, total_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (area == MAP_FAILED ||
-        mprotect(static_cast<std::byte*>(area) + page, room, PROT_READ | PROT_WRITE) != 0) {
+        mprotect(static_cast<std::byte*>(area) + guard, room, PROT_READ | PROT_WRITE) != 0) {
       std::abort();
     }
     area_ = static_cast<std::byte*>(area);
-    run_ = new (area_ + page + room - size) kvm::uapi::kvm_run;
+    run_ = new (area_ + guard + room - size) kvm::uapi::kvm_run;
   }
   RunPage(const RunPage&) = delete;
   RunPage& operator=(const RunPage&) = delete;
