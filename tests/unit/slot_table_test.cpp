@@ -259,9 +259,9 @@ TEST(SlotTable, ThousandsOfSlots) {
 // Slots as a VM has them: hints make the search superfluous.
 TEST(SlotTable, HintsAreRightForOrdinaryLayouts) {
   Slots make;
-  const std::vector<SlotState*> slots = {make.make(0, 0xa0), make.make(0xc0000, 0x20000),
-                                         make.make(0xfd000000, 0x1000),
-                                         make.make(0x1'0000'0000, 0x100000)};
+  const std::vector<SlotState*> slots = {
+      make.make(0, 0xa0000 / page), make.make(0xc0000, 0x2000'0000 / page),
+      make.make(0xfd000000, 0x100'0000 / page), make.make(0x1'0000'0000, 0x1'0000'0000 / page)};
   auto table = make_table(0);
   for (SlotState* const slot : slots) {
     table = with(*table, slot);
