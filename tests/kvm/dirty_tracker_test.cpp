@@ -438,9 +438,12 @@ TEST_P(DirtyTrackers, SubscriptionsMayEndInTheirFunction) {
 
 // The vCPU's thread collects, while a subscriber's function waits for it.
 TEST_P(DirtyTrackers, AVcpuIsServedWhileAFunctionRuns) {
-  Tracked machine(GetParam(), {.initially_set = false, .ring_bytes = 256 * 16});
+  // A small ring, which has at least a page, and what fills it some times.
+  const auto ring_bytes = static_cast<std::uint32_t>(std::max<std::uint64_t>(256 * 16, page));
+  const std::uint64_t count = ring_bytes / 16 * 4 - 24;
+  Tracked machine(GetParam(), {.initially_set = false, .ring_bytes = ring_bytes});
   Writer writer(machine);
-  const kvm::MemorySlot large = machine.add(second_at, 1024);
+  const kvm::MemorySlot large = machine.add(second_at, count);
   DirtySubscription subscription = machine.tracker->subscribe();
   DirtySubscription other = machine.tracker->subscribe();
   harvest(other);
@@ -453,7 +456,7 @@ TEST_P(DirtyTrackers, AVcpuIsServedWhileAFunctionRuns) {
     }
     if (!std::exchange(waited, true)) {
       std::thread([&] {
-        writer.write(second_at, 1000, [&] {
+        writer.write(second_at, count, [&] {
           ++full;
           machine.tracker->collect();
         });
@@ -462,8 +465,8 @@ TEST_P(DirtyTrackers, AVcpuIsServedWhileAFunctionRuns) {
   });
   EXPECT_EQ(full > 2, GetParam() == DirtyMode::ring);
   seen.merge(harvest(subscription)[large.id()]);
-  EXPECT_EQ(missing(seen, range(0, 1000)), Pages());
-  EXPECT_EQ(missing(harvest(other)[large.id()], range(0, 1000)), Pages());
+  EXPECT_EQ(missing(seen, range(0, count)), Pages());
+  EXPECT_EQ(missing(harvest(other)[large.id()], range(0, count)), Pages());
 }
 
 // Each page that somebody wrote ends up in the copies, although all run at the

@@ -43,7 +43,9 @@ struct Machine {
   /// `first` is called with the VM before it has memory.
   template <std::invocable<kvm::Vm&> First>
   explicit Machine(First&& first)
-      : ram((first(vm), vm.add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(2_MiB)))) {}
+      : system(),
+        vm(system.create_vm()),
+        ram((first(vm), vm.add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(2_MiB)))) {}
 
   void load(std::uint64_t gpa, std::span<const std::uint8_t> bytes) {
     if (!ram.load(kvm::Gpa{gpa}, std::as_bytes(bytes))) {

@@ -456,4 +456,19 @@ TEST(DirtyBitmap, IsAValue) {
   // NOLINTEND(bugprone-use-after-move,clang-analyzer-cplusplus.Move)
 }
 
+TEST(DirtyBitmap, DiffersByAPageOfTheLastWordAlone) {
+  DirtyBitmap a(100);
+  DirtyBitmap b(100);
+  a.set(3);
+  b.set(3);
+  EXPECT_EQ(a, b);
+  a.set(70);
+  EXPECT_FALSE(a == b);
+  b.set(71);
+  EXPECT_FALSE(a == b);
+  b.set(70);
+  a.set(71);
+  EXPECT_EQ(a, b);
+}
+
 }  // namespace
