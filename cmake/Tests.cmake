@@ -18,7 +18,8 @@ endif()
 
 # kvm_hpp_test_sources(<variable>): the sources of the current folder. *_test.cpp can be narrowed
 # with KVM_HPP_TEST_FILES; any other .cpp is support and always there. A file whose subject or whose
-# guest is of one architecture says so on a line of its own: // needs: x86 (or arm64)
+# guest is of one architecture says so on a line of its own: // needs: x86 (or arm64). Under thread
+# sanitizer only the files that start threads are built.
 function(kvm_hpp_test_sources variable)
   file(GLOB support CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
   set(tests ${support})
@@ -31,6 +32,12 @@ function(kvm_hpp_test_sources variable)
     file(STRINGS "${file}" arch REGEX "^// needs: (x86|arm64)$" LIMIT_COUNT 1)
     if(arch AND NOT arch STREQUAL "// needs: ${KVM_HPP_TEST_ARCH}")
       continue()
+    endif()
+    if(KVM_HPP_SANITIZE STREQUAL "thread")  # It has nothing to say of what has one thread.
+      file(STRINGS "${file}" threads REGEX "std::j?thread|pthread_|support/kicking" LIMIT_COUNT 1)
+      if(NOT threads)
+        continue()
+      endif()
     endif()
     if(name MATCHES "${KVM_HPP_TEST_FILES}")
       list(APPEND chosen "${file}")
