@@ -145,6 +145,9 @@ Pretended missing_ioctl(const Operation& operation) {
   arm();
   const Outcome outcome = operation.run(guest);
   const std::vector<Call> calls = disarm();
+  if (operation.finish) {
+    operation.finish();
+  }
   if (outcome.succeeded) {
     return {};
   }
