@@ -858,4 +858,24 @@ TEST(ExitProperty, AnyPageIsSafeToVisit) {
   }
 }
 
+// The decision is a mask, which numbers from 64 on would wrap around in.
+TEST(ExitCompletion, IsForTheExitsThatTakeAnAnswer) {  // R27
+  using enum ExitReason;
+  std::vector<ExitReason> wanted = {io,     mmio, x86_rdmsr, x86_wrmsr,     xen,
+                                    hyperv, tdx,  riscv_sbi, snp_req_certs, riscv_csr};
+  if (kvm::host_arch == kvm::Arch::x86) {
+    wanted.push_back(hypercall);
+  }
+  for (const Row& row : rows) {
+    EXPECT_EQ(kvm::detail::completes_on_entry(static_cast<std::uint32_t>(row.reason)),
+              std::ranges::count(wanted, row.reason) == 1)
+        << row.name;
+  }
+  for (const std::uint32_t high : {0x40u, 0x80000000u, 0x90000000u, 0xa0000000u, 0xffffffc0u}) {
+    for (std::uint32_t low = 0; low < 64; ++low) {
+      EXPECT_FALSE(kvm::detail::completes_on_entry(high + low)) << high + low;
+    }
+  }
+}
+
 }  // namespace
