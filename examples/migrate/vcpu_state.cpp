@@ -131,11 +131,9 @@ std::uint64_t time_stamp(const Snapshot& state) {
 
 /// "msrs", and the first that differs.
 std::string differing_msr(const Snapshot& before, const Snapshot& after) {
-  const auto [one, other] =
-      std::mismatch(before.msrs.begin(), before.msrs.end(), after.msrs.begin(), after.msrs.end(),
-                    [](const auto& a, const auto& b) {
-                      return a.index == b.index && a.data == b.data;
-                    });
+  const auto [one, other] = std::mismatch(
+      before.msrs.begin(), before.msrs.end(), after.msrs.begin(), after.msrs.end(),
+      [](const auto& a, const auto& b) { return a.index == b.index && a.data == b.data; });
   if (one == before.msrs.end() || other == after.msrs.end() || one->index != other->index) {
     return "msrs: not the same ones";
   }

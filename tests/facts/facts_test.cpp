@@ -23,8 +23,7 @@ std::size_t lines_with(const std::string& file, const std::string& what) {
 TEST(Facts, EveryRequestIsTheTables) {
   const std::size_t expected = kvm::uapi::per_arch<std::size_t>(133, 87, 79);
   EXPECT_EQ(facts::requests().size(), expected);
-  for (const facts::Fact& fact : facts::requests())
-    EXPECT_EQ(fact.ours, fact.table) << fact.name;
+  for (const facts::Fact& fact : facts::requests()) EXPECT_EQ(fact.ours, fact.table) << fact.name;
 }
 
 TEST(Facts, TheHeaderDeclaresNoRequestThatTheTableLacks) {

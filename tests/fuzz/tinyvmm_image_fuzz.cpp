@@ -89,14 +89,13 @@ void load_for_x86(Host& host, std::span<const std::uint8_t> file, const tinyvmm:
 void load_for_arm64(Host& host, std::span<const std::uint8_t> file, const tinyvmm::ImageFile& image,
                     const tinyvmm::BootOptions& options) {
   try {
-    const auto entry =
-        tinyvmm::load_arm64_image(image, options.initrd,
-                                  {.cpus = 2,
-                                   .ram = host.ram[0],
-                                   .has_disk = true,
-                                   .cmdline = std::string(options.cmdline),
-                                   .initrd = {}},
-                                  host.memory);
+    const auto entry = tinyvmm::load_arm64_image(image, options.initrd,
+                                                 {.cpus = 2,
+                                                  .ram = host.ram[0],
+                                                  .has_disk = true,
+                                                  .cmdline = std::string(options.cmdline),
+                                                  .initrd = {}},
+                                                 host.memory);
     check_untouched(host, 0, entry.pc);
     require(std::memcmp(host.backing.data() + entry.pc, file.data(), file.size()) == 0);
     require(entry.device_tree >= entry.pc + file.size() && entry.device_tree < ram_size);
