@@ -16,6 +16,20 @@ else()
   set(KVM_HPP_TEST_ARCH "${CMAKE_SYSTEM_PROCESSOR}")
 endif()
 
+# kvm_hpp_find_compilers(): sets KVM_HPP_GXX and KVM_HPP_CLANGXX to the compiler in use and to the
+# other of g++ and clang++, where that is installed: for tests of what compilers say and make.
+macro(kvm_hpp_find_compilers)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    set(KVM_HPP_CLANGXX "${CMAKE_CXX_COMPILER}")
+  else()
+    set(KVM_HPP_GXX "${CMAKE_CXX_COMPILER}")
+  endif()
+  if(NOT CMAKE_CROSSCOMPILING)
+    find_program(KVM_HPP_GXX g++)
+    find_program(KVM_HPP_CLANGXX clang++)
+  endif()
+endmacro()
+
 # kvm_hpp_test_sources(<variable>): the sources of the current folder. *_test.cpp can be narrowed
 # with KVM_HPP_TEST_FILES; any other .cpp is support and always there. A file whose subject or whose
 # guest is of one architecture says so on a line of its own: // needs: x86 (or arm64). Under thread

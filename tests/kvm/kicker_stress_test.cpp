@@ -213,10 +213,12 @@ TEST(KickerStressSerial, NoSignalFollowsAThreadOutOfRun) {
     thread.join();
   }
   EXPECT_FALSE(failed);
-  EXPECT_GT(kicked, threads / 2);
+  const bool all_rounds = threads == 2'000;
+  // CPUs that take turns stop a thread once, or not at all.
+  EXPECT_GT(kicked, all_rounds ? threads : threads / 2);
   if (!thread_sanitizer) {
     EXPECT_EQ(signals_outside, 0u);
-    if (threads == 2'000) {  // In few rounds, on CPUs that take turns, a kick may need no signal.
+    if (all_rounds) {  // In few rounds, on CPUs that take turns, a kick may need no signal.
       EXPECT_GT(signals_handled, 0u);
     }
   }
