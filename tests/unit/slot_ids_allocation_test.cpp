@@ -4,58 +4,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <initializer_list>
 #include <new>
 
 #include <gtest/gtest.h>
 
-namespace {
-
-thread_local bool counting = false;
-thread_local std::size_t allocations = 0;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  allocations += counting ? 1 : 0;
-  return std::aligned_alloc(alignment, (size / alignment + (size % alignment != 0)) * alignment);
-}
-void* allocate_or_throw(std::size_t size, std::size_t alignment) {
-  void* const memory = allocate(size, alignment);
-  if (memory == nullptr) {
-#if defined(__cpp_exceptions)
-    throw std::bad_alloc();
-#else
-    std::abort();
-#endif
-  }
-  return memory;
-}
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  return allocate_or_throw(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate_or_throw(size, static_cast<std::size_t>(alignment));
-}
-// Address sanitizer has this one, too: all that delete may meet must come from here.
-[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
+#include "support/allocations.hpp"
 
 namespace {
 
 using kvm::SlotId;
 using kvm::detail::SlotIds;
+using kvm_test::allocations;
 
 /// How often giving back `number` numbers and draining the rings allocates.
 std::size_t count(std::uint16_t number, bool rings) {
@@ -66,15 +26,14 @@ std::size_t count(std::uint16_t number, bool rings) {
   for (std::uint16_t i = 0; i < number; ++i) {
     EXPECT_EQ(ids.take(0, number), SlotId(i, 0));
   }
-  allocations = 0;
-  counting = true;
+  const std::size_t before = allocations;
   for (std::uint16_t i = number; i-- != 0;) {
     ids.give_back(SlotId(i, 0));
   }
   ids.drained(ids.stamp());
-  counting = false;
+  const std::size_t result = allocations - before;
   EXPECT_EQ(ids.take(0, number), SlotId(0, 0));
-  return allocations;
+  return result;
 }
 
 TEST(SlotIdsAllocation, GivingBackNeedsNone) {
@@ -87,9 +46,7 @@ TEST(SlotIdsAllocation, GivingBackNeedsNone) {
 
 TEST(SlotIdsAllocation, TheCounterCounts) {
   allocations = 0;
-  counting = true;
   ::operator delete(::operator new(1));  // As a new-expression it could be left out.
-  counting = false;
   EXPECT_EQ(allocations, 1u);
 }
 
@@ -97,11 +54,9 @@ TEST(SlotIdsAllocation, TheCounterCounts) {
 TEST(SlotIdsAllocation, TakingNeedsFew) {
   SlotIds ids;
   allocations = 0;
-  counting = true;
   for (int i = 0; i < 4096; ++i) {
     (void)ids.take(0, 4096);
   }
-  counting = false;
   EXPECT_LT(allocations, 64u);
 }
 
