@@ -25,17 +25,7 @@
 #include <unistd.h>
 
 #include "support/guest.hpp"
-
-#if defined(__SANITIZE_THREAD__)
-#define KVM_HPP_TESTS_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define KVM_HPP_TESTS_TSAN 1
-#endif
-#endif
-#ifndef KVM_HPP_TESTS_TSAN
-#define KVM_HPP_TESTS_TSAN 0
-#endif
+#include "support/thread_sanitizer.hpp"
 
 /// @file
 /// What the tests of Kicker share.
@@ -44,10 +34,6 @@ namespace kvm_test {
 
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
-
-/// Thread sanitizer holds signals back until the thread makes its next call, so
-/// when they land says nothing about the library there.
-inline constexpr bool thread_sanitizer = KVM_HPP_TESTS_TSAN != 0;
 
 #if defined(__aarch64__)
 /// `b .`

@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "support/thread_sanitizer.hpp"
+
 namespace {
 
 using kvm::EventFd;
@@ -120,14 +122,16 @@ TEST(EventFdSerial, SignalsDoNotEndAWait) {
     }
   };
   ASSERT_EQ(::timer_settime(timer, 0, &often, nullptr), 0);
-  // On a busy machine few of them come while the thread waits: until two did in one wait.
-  for (int tries = 0; tries < 100 && alarms < 2; ++tries) {
+  // On a busy machine few of them come while the thread waits: until two did in one wait. Those
+  // that thread sanitizer holds back reach the handler as one.
+  const unsigned enough = kvm_test::thread_sanitizer ? 1 : 2;
+  for (int tries = 0; tries < 100 && alarms < enough; ++tries) {
     alarms = 0;
     const auto start = std::chrono::steady_clock::now();
     EXPECT_FALSE(EventFd().wait(100ms));
     EXPECT_GE(std::chrono::steady_clock::now() - start, 100ms) << "a signal ended it";
   }
-  EXPECT_GE(alarms.load(), 2u) << "no wait saw two signals";
+  EXPECT_GE(alarms.load(), enough) << "no wait saw as many signals";
   ::timer_delete(timer);
   ASSERT_EQ(::sigaction(SIGALRM, &before, nullptr), 0);
 }
