@@ -11,28 +11,16 @@
 #include <span>
 #include <stdexcept>
 
-constexpr char guest[] =
-    "\xbe\x0c\x10"  // mov si, 0x100c: the text below
-    "\xb9\x0c\x00"  // mov cx, 12: its length
-    "\xba\xe9\x00"  // mov dx, 0xe9: a port
-    "\xf3\x6e"      // rep outsb
-    "\xf4"          // hlt
-    "Hello, KVM!\n";
+// At the reset vector: mov si, 0xf000; mov cx, 12; mov dx, 0xe9; rep outsb from cs:si; hlt
+constexpr char code[] = "\xbe\x00\xf0\xb9\x0c\x00\xba\xe9\x00\x2e\xf3\x6e\xf4";
+constexpr char text[] = "Hello, KVM!\n";
 
 int main() try {
-  kvm::System system;
-  kvm::Vm vm = system.create_vm();
-  kvm::MemorySlot ram = vm.add_memory(kvm::Gpa{0x1000}, kvm::Mapping::anonymous(0x1000));
-  if (!ram.load(kvm::Gpa{0x1000}, std::as_bytes(std::span(guest)))) return 1;
-
+  kvm::Vm vm = kvm::System().create_vm();
+  kvm::MemorySlot rom = vm.add_memory(kvm::Gpa{0xfffff000}, kvm::Mapping::anonymous(0x1000));
+  if (!rom.load(kvm::Gpa{0xfffff000}, std::as_bytes(std::span(text)))) return 1;
+  if (!rom.load(kvm::Gpa{0xfffffff0}, std::as_bytes(std::span(code)))) return 1;
   kvm::Vcpu vcpu = vm.create_vcpu(0);
-  auto sregs = vcpu.get_sregs();
-  sregs.cs.base = sregs.cs.selector = 0;
-  vcpu.set_sregs(sregs);
-  auto regs = vcpu.get_regs();
-  regs.rip = 0x1000;
-  vcpu.set_regs(regs);
-
   for (bool running = true; running;) {
     kvm::Exit exit = vcpu.run();
     exit.visit([](kvm::exits::IoOut io) { std::fwrite(io.data.data(), 1, io.data.size(), stdout); },
