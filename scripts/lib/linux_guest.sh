@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154
 # Sourced after emulated.sh: Linux as a guest of tinyvmm, booted by Debian's kernels.
 
 # make_guest_initramfs ARCH KERNEL OUT: busybox, and the modules that a virtio disk needs. Its init

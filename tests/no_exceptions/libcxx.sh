@@ -12,6 +12,8 @@ if ! "$clangxx" -std=c++20 -stdlib=libc++ probe.cpp -o probe 2> probe.log; then
   exit 77
 fi
 flags="-std=c++20 -stdlib=libc++ -O1 -Wall -Wextra -Wpedantic -Werror -fvisibility=hidden -fvisibility-inlines-hidden -I$include"
+# shellcheck disable=SC2086 # The flags are words.
 "$clangxx" $flags -fPIC -shared "$shared/thrower.cpp" -o libthrower.so
+# shellcheck disable=SC2086 # The flags are words.
 "$clangxx" $flags "$shared/catcher.cpp" -o catcher -L. -lthrower -Wl,-rpath,"$output"
 ./catcher

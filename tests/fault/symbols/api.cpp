@@ -14,6 +14,7 @@ namespace {
 
 using Scope = kvm::uapi::Scope;
 
+// NOLINTBEGIN(bugprone-use-after-move,clang-analyzer-cplusplus.Move): it is not run
 template <class T>
 void result(kvm::Result<T>&& one) {
   kvm::Result<T> other(std::move(one));
@@ -28,6 +29,7 @@ void result(kvm::Result<T>&& one) {
   static_cast<void>(std::move(other).value());
   static_cast<void>(std::move(other).value_or(std::move(one).value()));
 }
+// NOLINTEND(bugprone-use-after-move,clang-analyzer-cplusplus.Move)
 
 template <class H>
 void any_handle(H& handle) {
