@@ -14,7 +14,6 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <type_traits>
 #include <utility>
 
 /// @file
@@ -74,31 +73,60 @@ inline std::atomic<ErrorHandler> error_handler{print_error};
 #endif
 }
 
-inline void append(std::string& out, std::string_view text) { out += text; }
-template <std::integral T>
-void append(std::string& out, T value) {
-  if constexpr (std::same_as<T, bool>) {
-    out += value ? "true" : "false";
-  } else {
-    out += std::to_string(value);
-  }
-}
-
 /// A number that is to be read in hexadecimal.
 struct Hex {
   std::uint64_t value;
 };
-inline void append(std::string& out, Hex hex) {
-  char digits[19];
-  std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(hex.value));
-  out += digits;
-}
 
-/// Builds a message from its parts.
-template <class... Parts>
-std::string text(const Parts&... parts) {
+/// A part of a message: words, a number, or whether something is so.
+class Part {
+ public:
+  constexpr Part() = default;
+  constexpr Part(const char* words) : words_(words) {}
+  constexpr Part(std::string_view words) : words_(words) {}
+  Part(const std::string& words) : words_(words) {}
+  constexpr Part(Hex hex) : kind_(Kind::hexadecimal), value_(hex.value) {}
+  constexpr Part(bool so) : words_(so ? "true" : "false") {}
+  template <std::integral T>
+  constexpr Part(T number)
+      : kind_(number < T{} ? Kind::negative : Kind::number),
+        value_(static_cast<std::uint64_t>(number)) {}
+
+  void append_to(std::string& out) const {
+    if (kind_ == Kind::words) {
+      out.append(words_.data(), words_.size());
+      return;
+    }
+    char digits[24];
+    const int size =
+        kind_ == Kind::negative
+            ? std::snprintf(digits, sizeof digits, "%lld", static_cast<long long>(value_))
+            : std::snprintf(digits, sizeof digits, kind_ == Kind::number ? "%llu" : "0x%llx",
+                            static_cast<unsigned long long>(value_));
+    out.append(digits, static_cast<std::size_t>(size));
+  }
+
+ private:
+  enum class Kind : unsigned char { words, number, negative, hexadecimal };
+
+  std::string_view words_;
+  Kind kind_ = Kind::words;
+  std::uint64_t value_ = 0;
+};
+inline constexpr Part no_part;
+
+inline void append(std::string& out, const Part& part) { part.append_to(out); }
+
+/// Builds a message from its parts. Not a template, which would be another one
+/// for each length of each word.
+inline std::string text(const Part& a = no_part, const Part& b = no_part, const Part& c = no_part,
+                        const Part& d = no_part, const Part& e = no_part, const Part& f = no_part,
+                        const Part& g = no_part, const Part& h = no_part, const Part& i = no_part,
+                        const Part& j = no_part, const Part& k = no_part, const Part& l = no_part) {
   std::string out;
-  (append(out, parts), ...);
+  for (const Part* part : {&a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k, &l}) {
+    part->append_to(out);
+  }
   return out;
 }
 
@@ -129,23 +157,20 @@ class [[nodiscard]] Result {
   using value_type = T;
 
   /// A success.
-  Result(T value) noexcept(std::is_nothrow_move_constructible_v<T>)
-      : value_(std::move(value)), has_value_(true) {}
+  Result(T value) noexcept(moves) : value_(std::move(value)), has_value_(true) {}
   /// A failure.
   Result(Error error) noexcept : error_(std::move(error)), has_value_(false) {}
 
-  Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>)
+  Result(Result&& other) noexcept(moves) : has_value_(other.has_value_) { take(std::move(other)); }
+  Result(const Result& other) requires(__is_constructible(T, const T&))
       : has_value_(other.has_value_) {
-    take(std::move(other));
-  }
-  Result(const Result& other) requires std::copy_constructible<T> : has_value_(other.has_value_) {
     if (has_value_) {
       std::construct_at(std::addressof(value_), other.value_);
     } else {
       std::construct_at(std::addressof(error_), other.error_);
     }
   }
-  Result& operator=(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>) {
+  Result& operator=(Result&& other) noexcept(moves) {
     if (this != &other) {
       destroy();
       has_value_ = other.has_value_;
@@ -184,6 +209,9 @@ class [[nodiscard]] Result {
   }
 
  private:
+  // Builtins: the library's traits would be instantiated for each T.
+  static constexpr bool moves = __is_nothrow_constructible(T, T);
+
   void check() const {
     if (!has_value_) [[unlikely]] {
       detail::raise(error_);

@@ -127,7 +127,8 @@ class [[nodiscard]] Exit {
   /// What happened, in words, for messages: the name and what tells most, such
   /// as a port, the cause of a failure or the instruction that KVM could not
   /// emulate.
-  std::string describe() const {
+  template <class = void>
+  std::string describe() const {  // A template, or every unit would compile this visit.
     return visit([this]<class E>(const E& exit) { return detail::describe_exit(name(), exit); });
   }
 

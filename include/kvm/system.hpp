@@ -15,14 +15,13 @@
 
 #include <cstddef>
 #include <memory>
-#include <string>
 #include <utility>
 
 KVM_HPP_BEGIN
 
 namespace detail {
 #if KVM_HPP_ARCH_X86
-using ArchSystem = x86::SystemCalls;
+using ArchSystem = x86::SystemCalls<>;
 #else
 using ArchSystem = CapabilityHandle<uapi::Scope::system>;
 #endif

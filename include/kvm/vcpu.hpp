@@ -27,11 +27,11 @@ KVM_HPP_BEGIN
 
 namespace detail {
 #if KVM_HPP_ARCH_X86
-using ArchVcpu = x86::VcpuCalls;
+using ArchVcpu = x86::VcpuCalls<>;
 #elif KVM_HPP_ARCH_ARM64
-using ArchVcpu = arm64::VcpuCalls;
+using ArchVcpu = arm64::VcpuCalls<>;
 #else
-using ArchVcpu = riscv::VcpuCalls;
+using ArchVcpu = riscv::VcpuCalls<>;
 #endif
 }  // namespace detail
 

@@ -42,11 +42,11 @@ KVM_HPP_BEGIN
 
 namespace detail {
 #if KVM_HPP_ARCH_X86
-using ArchVm = x86::VmCalls;
+using ArchVm = x86::VmCalls<>;
 #elif KVM_HPP_ARCH_ARM64
-using ArchVm = arm64::VmCalls;
+using ArchVm = arm64::VmCalls<>;
 #else
-using ArchVm = riscv::VmCalls;
+using ArchVm = riscv::VmCalls<>;
 #endif
 }  // namespace detail
 

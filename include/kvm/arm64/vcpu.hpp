@@ -17,6 +17,7 @@ namespace arm64 {
 
 /// What a vCPU has on this architecture only. Its registers are reached through
 /// Vcpu::get_one_reg and set_one_reg, by the ids in arm64::reg.
+template <class = void>
 class VcpuCalls : public detail::VcpuCore {
  public:
   /// Gives the vCPU its kind of processor and its features, and resets it

@@ -47,6 +47,7 @@ struct IrqLine {
 };
 
 /// What a VM has on this architecture only. Any thread may use it.
+template <class = void>
 class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
  public:
   /// The kind of processor that vCPUs do best with, for Vcpu::init

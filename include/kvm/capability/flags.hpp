@@ -6,7 +6,6 @@
 #if !KVM_HPP_REFUSED
 
 #include <concepts>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <type_traits>

@@ -12,8 +12,6 @@
 #include <array>
 #include <concepts>
 #include <cstdint>
-#include <string>
-#include <type_traits>
 
 /// @file
 /// What is known of each capability, and the sentences that a compiler prints

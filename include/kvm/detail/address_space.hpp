@@ -177,7 +177,7 @@ class AddressSpace {
 
   /// Makes sure that the next publish() finds a table to fill. Never waits.
   bool reserve(std::size_t slots) noexcept {
-    std::erase_if(spares_, [slots](const auto& table) { return table->capacity() < slots; });
+    remove_if(spares_, [slots](const auto& table) { return table->capacity() < slots; });
     // Room to grow, so that adding a slot does not allocate each time.
     const std::size_t capacity = slots + slots / 4 + 8;
     if (spares_.empty()) {
@@ -253,9 +253,12 @@ class AddressSpace {
   /// `until`. Exact for accesses that began before the last fence_readers().
   bool passed(std::uint64_t until, std::uint64_t since = 0) const noexcept {
     const std::lock_guard lock(readers_mutex_);
-    return std::none_of(readers_.begin(), readers_.end(), [=](const Reader* reader) {
-      return relies(reader->announced.load(std::memory_order_acquire), since, until);
-    });
+    for (const Reader* reader : readers_) {
+      if (relies(reader->announced.load(std::memory_order_acquire), since, until)) {
+        return false;
+      }
+    }
+    return true;
   }
   /// Waits until the accesses that began before `generation` are over: for as
   /// long as it takes to copy.
@@ -343,9 +346,12 @@ class AddressSpace {
       }
     }
     bool rely(std::uint64_t since, std::uint64_t until) const noexcept {
-      return oldest_ < until || std::any_of(announced_, announced_ + count_, [=](auto announced) {
-               return relies(announced, since, until);
-             });
+      for (std::size_t i = 0; i < count_; ++i) {
+        if (relies(announced_[i], since, until)) {
+          return true;
+        }
+      }
+      return oldest_ < until;
     }
 
    private:

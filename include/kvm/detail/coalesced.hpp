@@ -7,7 +7,6 @@
 #include <kvm/uapi/requests.hpp>
 #include <kvm/uapi/structs.hpp>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -111,7 +110,7 @@ class CoalescedZones {
   /// Ends that, and all zones: nobody is there to take what they catch.
   void unclaim(const SlotRegistry& vm) noexcept {
     const std::lock_guard lock(mutex_);
-    std::erase_if(zones_, [&](const Zone& zone) { return unregister(vm, zone) == 0; });
+    remove_if(zones_, [&](const Zone& zone) { return unregister(vm, zone) == 0; });
     claimed_ = false;
   }
 
@@ -143,15 +142,14 @@ class CoalescedZones {
   /// @return 0, or an errno
   int remove(const SlotRegistry& vm, std::uint64_t id) noexcept {
     const std::lock_guard lock(mutex_);
-    const auto zone = std::find_if(zones_.begin(), zones_.end(),
-                                   [id](const Zone& each) { return each.id == id; });
-    if (zone == zones_.end()) {
-      return 0;
-    }
-    const int error_number = unregister(vm, *zone);
-    if (error_number == 0) {
-      zones_.erase(zone);
-    }
+    int error_number = 0;
+    remove_if(zones_, [&](const Zone& zone) {
+      if (zone.id != id) {
+        return false;
+      }
+      error_number = unregister(vm, zone);
+      return error_number == 0;
+    });
     return error_number;
   }
 

@@ -7,6 +7,7 @@
 #include <kvm/detail/dirty_words.hpp>
 #include <kvm/detail/slot_state.hpp>
 #include <kvm/detail/thread_token.hpp>
+#include <kvm/detail/vectors.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/error.hpp>
 #include <kvm/memory/dirty_bitmap.hpp>
@@ -208,7 +209,7 @@ class DirtyCollector {
   void unsubscribe(const std::shared_ptr<DirtySubscriber>& subscriber) noexcept {
     if (!state_->foreign()) {
       const std::lock_guard lock(mutex_);
-      std::erase(subscribers_, subscriber);
+      remove(subscribers_, subscriber);
     }
   }
 
@@ -269,10 +270,10 @@ class DirtyCollector {
     }
     lock.unlock();
     const std::uint64_t changes = state_->changes();  // Before the slots.
-    auto all = state_->all();
+    const auto all = state_->all();
     lock.lock();
     if (seen_ == not_seen || changes >= seen_) {
-      adopt(std::move(all));
+      adopt(all);
       seen_ = changes;
     }
     return lock;
@@ -280,14 +281,17 @@ class DirtyCollector {
 
   /// Whether a DirtyLog that had a slot is gone.
   bool log_released() const noexcept {
-    return std::any_of(others_.begin(), others_.end(),
-                       [](const auto& slot) { return !slot->log_in_use(); });
+    for (const auto& slot : others_) {
+      if (!slot->log_in_use()) {
+        return true;
+      }
+    }
+    return false;
   }
 
-  /// Takes over the slots that there are. Changes nothing if memory runs out.
-  void adopt(std::vector<std::shared_ptr<SlotState>> all) {
-    std::sort(all.begin(), all.end(),
-              [](const auto& a, const auto& b) { return a->id.raw() < b->id.raw(); });
+  /// Takes over the slots that there are, by number. Changes nothing if memory
+  /// runs out.
+  void adopt(const std::vector<std::shared_ptr<SlotState>>& all) {
     Slots slots;
     slots.reserve(all.size());
     std::vector<UntrackedSlot> untracked;
@@ -392,20 +396,28 @@ class DirtyCollector {
 
   /// Where the slot of that number is, if it is tracked; else anywhere.
   std::size_t index_of(std::uint32_t raw) const noexcept {
-    const auto found = std::lower_bound(
-        slots_.begin(), slots_.end(), raw,
-        [](const auto& tracked, std::uint32_t number) { return tracked->slot->id.raw() < number; });
-    return static_cast<std::size_t>(found - slots_.begin());
+    std::size_t low = 0;
+    for (std::size_t high = slots_.size(); low < high;) {
+      const std::size_t middle = low + (high - low) / 2;
+      if (slots_[middle]->slot->id.raw() < raw) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
   }
 
   std::size_t count_untracked(const SlotState* only) const noexcept {
     const auto counts = [only](SlotId id) { return only == nullptr || only->id == id; };
-    return static_cast<std::size_t>(
-        std::count_if(untracked_.begin(), untracked_.end(),
-                      [&](const UntrackedSlot& slot) { return counts(slot.slot); }) +
-        std::count_if(slots_.begin(), slots_.end(), [&](const auto& tracked) {
-          return tracked->refused && counts(tracked->slot->id);
-        }));
+    std::size_t count = 0;
+    for (const UntrackedSlot& slot : untracked_) {
+      count += counts(slot.slot) ? 1 : 0;
+    }
+    for (const auto& tracked : slots_) {
+      count += tracked->refused && counts(tracked->slot->id) ? 1 : 0;
+    }
+    return count;
   }
   static UntrackedSlot describe(const SlotState& slot, UntrackedReason reason) noexcept {
     return {.slot = slot.id, .gpa = slot.gpa(), .size = slot.size, .reason = reason};

@@ -169,7 +169,7 @@ class DirtyRings {
       }
       oldest = std::min(oldest, ring->empty_at_);
     }
-    std::erase_if(rings_, [](const auto& ring) {
+    remove_if(rings_, [](const auto& ring) {
       return !ring->claimed && ring->vcpu_.expired() && ring->empty();
     });
     ids.drained(oldest);
@@ -193,8 +193,12 @@ class DirtyRings {
   }
 
   bool wants_reset() const noexcept {
-    return std::any_of(rings_.begin(), rings_.end(),
-                       [](const auto& ring) { return ring->wants_reset(); });
+    for (const auto& ring : rings_) {
+      if (ring->wants_reset()) {
+        return true;
+      }
+    }
+    return false;
   }
 
   std::atomic<std::uint32_t> bytes_{0};

@@ -5,7 +5,6 @@
 #include <kvm/detail/config.hpp>
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 

@@ -4,7 +4,6 @@
 
 #include <kvm/exits.hpp>
 
-#include <concepts>
 #include <cstddef>
 #include <type_traits>
 #include <utility>
@@ -20,7 +19,7 @@ class VcpuCore;
 template <class... Ts>
 struct TypeList {
   template <class T>
-  static constexpr bool contains = (std::same_as<T, Ts> || ...);
+  static constexpr bool contains = (__is_same(T, Ts) || ...);
 };
 
 /// Every type that names an exit.
@@ -105,7 +104,18 @@ struct Parameter<R(A...) noexcept> : SignatureParameter<R, A...> {};
 template <class F>
 using parameter_t = typename Parameter<std::remove_cv_t<F>>::type;
 
-/// The handlers of one visit.
+template <class F, class E>
+concept TakesLvalue = requires(F& handler, E& exit) {
+  handler(exit);
+};
+template <class F, class E>
+concept TakesRvalue = requires(F& handler, E& exit) {
+  handler(static_cast<E&&>(exit));
+};
+
+/// The handlers of one visit. What is known here of one exit is looked up once,
+/// in builtins and folds: standard traits would be a class each, for each exit
+/// and each handler of each visit.
 template <class Exits, class... Fs>
 struct HandlerSet;
 template <class... Es, class... Fs>
@@ -113,44 +123,49 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   static constexpr std::size_t none = sizeof...(Fs);
 
   template <class F>
-  static constexpr bool generic = std::is_void_v<parameter_t<F>>;
+  static constexpr bool generic = __is_same(parameter_t<F>, void);
 
   /// How many handlers name the exit.
   template <class E>
   static constexpr std::size_t naming = (std::size_t{0} + ... +
-                                         (std::same_as<parameter_t<Fs>, E> ? 1u : 0u));
+                                         (__is_same(parameter_t<Fs>, E) ? 1u : 0u));
 
+  /// The first place that is true; the last one always is.
+  static constexpr std::size_t first(const bool (&places)[sizeof...(Fs) + 1]) {
+    std::size_t place = 0;
+    while (!places[place]) {
+      ++place;
+    }
+    return place;
+  }
+  static constexpr std::size_t catch_all = first({generic<Fs>..., true});
+  static constexpr std::size_t or_catch_all(std::size_t place) {
+    return place != none ? place : catch_all;
+  }
   /// The place of the handler for the exit, or `none`.
   template <class E>
-  static constexpr std::size_t chosen() {
-    constexpr bool specific[] = {std::same_as<parameter_t<Fs>, E>...};
-    constexpr bool catch_all[] = {generic<Fs>...};
-    for (std::size_t i = 0; i < none; ++i) {
-      if (specific[i]) {
-        return i;
-      }
-    }
-    for (std::size_t i = 0; i < none; ++i) {
-      if (catch_all[i]) {
-        return i;
-      }
-    }
-    return none;
-  }
+  static constexpr std::size_t chosen = or_catch_all(first({__is_same(parameter_t<Fs>, E)...,
+                                                            true}));
 
-  template <class E, class F>
-  static constexpr bool takes = std::is_invocable_v<F&, E&> || std::is_invocable_v<F&, E>;
+  template <std::size_t I, class F, class... Rest>
+  static constexpr auto& pick(F& handler, Rest&... rest) {
+    if constexpr (I == 0) {
+      return handler;
+    } else {
+      return pick<I - 1>(rest...);
+    }
+  }
+  template <std::size_t I>
+  static auto at() -> std::remove_reference<decltype(pick<I>(std::declval<Fs&>()...))>;
+  template <class E>
+  using handler_for = typename decltype(at<chosen<E>>())::type;
 
   template <class E>
   static constexpr bool handled() {
-    constexpr std::size_t place = chosen<E>();
-    if constexpr (place == none) {
+    if constexpr (chosen<E> == none) {
       return false;
     } else {
-      return [&]<std::size_t... I>(std::index_sequence<I...>) {
-        return ((I != place || takes<E, Fs>)&&...);
-      }
-      (std::index_sequence_for<Fs...>{});
+      return TakesLvalue<handler_for<E>, E> || TakesRvalue<handler_for<E>, E>;
     }
   }
 
@@ -159,10 +174,10 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   static constexpr bool all_of_this_architecture =
       ((generic<Fs> || !AllExits::contains<parameter_t<Fs>> ||
         TypeList<Es...>::template contains<parameter_t<Fs>>)&&...);
-  static constexpr bool one_each = ((naming<Es> <= 1) && ...);
+  static constexpr bool one_each = ((generic<Fs> || naming<parameter_t<Fs>> <= 1) && ...);
   static constexpr bool one_generic = (std::size_t{0} + ... + (generic<Fs> ? 1u : 0u)) <= 1;
 
-  static constexpr bool valid() {
+  static constexpr bool find_valid() {
     if constexpr (sizeof...(Fs) == 0) {
       return false;
     } else if constexpr (all_name_exits && all_of_this_architecture && one_each && one_generic) {
@@ -171,6 +186,7 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
       return false;
     }
   }
+  static constexpr bool valid = find_valid();
 
   /// Says in a sentence what is wrong with the handlers, and only that.
   static consteval void check() {
@@ -183,65 +199,58 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
       static_assert(one_each, "kvm-hpp: two handlers name the same exit");
       static_assert(one_generic, "kvm-hpp: more than one handler is for all the rest");
       if constexpr (all_of_this_architecture && one_each && one_generic) {
-        static_assert(valid(),
+        static_assert(valid,
                       "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
                       "auto&& for all the rest");
-        static_assert(have_common_result(),
+        static_assert(!valid || have_common_result,
                       "kvm-hpp: the handlers return types that have no common type; one that only "
                       "throws needs a return type, too: [](auto&&) -> T { throw error; }");
       }
     }
   }
 
-  template <class E, class F>
-  static decltype(auto) invoke(E& exit, F& handler) {
-    if constexpr (std::is_invocable_v<F&, E&>) {
-      return handler(exit);
-    } else {
-      return handler(std::move(exit));
-    }
-  }
-
-  template <std::size_t I, class F, class... Rest>
-  static auto& pick(F& first, Rest&... rest) {
-    if constexpr (I == 0) {
-      return first;
-    } else {
-      return pick<I - 1>(rest...);
-    }
-  }
-
   template <class E>
   static decltype(auto) call_chosen(E& exit, Fs&... handlers) {
-    return invoke(exit, pick<chosen<E>()>(handlers...));
-  }
-
-  static constexpr bool have_common_result() {
-    if constexpr (valid()) {
-      return requires {
-        typename std::common_type_t<decltype(call_chosen(std::declval<Es&>(),
-                                                         std::declval<Fs&>()...))...>;
-      };
+    if constexpr (TakesLvalue<handler_for<E>, E>) {
+      return pick<chosen<E>>(handlers...)(exit);
     } else {
-      return true;
+      return pick<chosen<E>>(handlers...)(std::move(exit));
     }
   }
+
+  // Most handlers of a visit return the same type, for which the common type
+  // need not be searched.
+  template <class R, class... Rs>
+  static auto common(std::type_identity<R>, std::type_identity<Rs>...) {
+    if constexpr ((__is_same(R, Rs) && ...)) {
+      return std::type_identity<std::decay_t<R>>{};
+    } else if constexpr (requires { typename std::common_type_t<R, Rs...>; }) {
+      return std::type_identity<std::common_type_t<R, Rs...>>{};
+    } else {
+      return NoCommonResult{};
+    }
+  }
+  struct NoCommonResult {
+    using type = void;
+  };
+  static constexpr auto find_result() {
+    if constexpr (valid) {
+      return common(std::type_identity<decltype(call_chosen(std::declval<Es&>(),
+                                                            std::declval<Fs&>()...))>{}...);
+    } else {
+      return NoCommonResult{};
+    }
+  }
+  using Found = decltype(find_result());
+  static constexpr bool have_common_result = !__is_same(Found, NoCommonResult);
 
   /// What the visit returns. void where the handlers are wrong, so that
   /// check()'s sentence is all that the compiler prints.
-  static constexpr auto find_result() {
-    if constexpr (valid() && have_common_result()) {
-      return std::type_identity<std::common_type_t<decltype(call_chosen(
-          std::declval<Es&>(), std::declval<Fs&>()...))...>>{};
-    } else {
-      return std::type_identity<void>{};
-    }
-  }
-  using result = typename decltype(find_result())::type;
+  using result = typename Found::type;
 
   template <class E>
   static result call(E& exit, Fs&... handlers) {
-    if constexpr (valid() && have_common_result()) {
+    if constexpr (have_common_result) {
       return static_cast<result>(call_chosen(exit, handlers...));
     }
   }

@@ -2,27 +2,18 @@
 #ifndef KVM_HPP_DETAIL_SLOT_IDS_HPP
 #define KVM_HPP_DETAIL_SLOT_IDS_HPP
 
+#include <kvm/detail/vectors.hpp>
 #include <kvm/types.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 KVM_HPP_BEGIN
 namespace detail {
-
-/// Reserves at least `size`, and not anew for each element that is added.
-template <class T>
-void make_room(std::vector<T>& vector, std::size_t size) {
-  if (vector.capacity() < size) {
-    vector.reserve(std::max(size, 2 * vector.capacity()));
-  }
-}
 
 /// The numbers of a VM's slots: given out lowest first, and again only when
 /// nothing can take a new slot for the old one any more. Outlives the VM's
@@ -36,8 +27,8 @@ class SlotIds {
   /// @param limit numbers are below it
   std::optional<SlotId> take(std::uint16_t address_space, std::uint32_t limit) {
     const std::lock_guard lock(mutex_);
-    Space& space = spaces_[address_space];
-    const std::uint32_t id = space.free.empty() ? space.next : space.free.front();
+    Space& space = find_or_make_space(address_space);
+    const std::uint32_t id = space.free.empty() ? space.next : space.free.back();
     if (id >= limit) {
       return std::nullopt;
     }
@@ -47,7 +38,6 @@ class SlotIds {
     if (id == space.next) {
       ++space.next;
     } else {
-      std::pop_heap(space.free.begin(), space.free.end(), std::greater<>());
       space.free.pop_back();
     }
     ++taken_;
@@ -78,13 +68,13 @@ class SlotIds {
   /// Every ring was seen empty after stamp() gave `stamp`.
   void drained(std::uint64_t stamp) noexcept {
     const std::lock_guard lock(mutex_);
-    // Stamps rise along the list.
-    auto end = waiting_.begin();
-    while (end != waiting_.end() && end->stamp <= stamp) {
-      add_free(end->slot);
-      ++end;
-    }
-    waiting_.erase(waiting_.begin(), end);
+    remove_if(waiting_, [&](const Waiting& number) {
+      if (number.stamp > stamp) {
+        return false;
+      }
+      add_free(number.slot);
+      return true;
+    });
   }
   /// How many numbers something still names: slots, and what is left of them.
   std::size_t taken() const noexcept {
@@ -99,22 +89,40 @@ class SlotIds {
 
  private:
   struct Space {
-    std::vector<std::uint16_t> free;  // a heap, lowest first
+    std::uint16_t number = 0;
     std::uint32_t next = 0;
+    std::vector<std::uint16_t> free = {};  // highest first
   };
   struct Waiting {
     SlotId slot;
     std::uint64_t stamp;
   };
 
+  Space* find_space(std::uint16_t number) noexcept {
+    for (Space& space : spaces_) {
+      if (space.number == number) {
+        return &space;
+      }
+    }
+    return nullptr;
+  }
+  Space& find_or_make_space(std::uint16_t number) {
+    if (Space* const space = find_space(number)) {
+      return *space;
+    }
+    spaces_.push_back({.number = number});
+    return spaces_.back();
+  }
   void add_free(SlotId slot) noexcept {
-    Space& space = spaces_.find(slot.address_space)->second;
-    space.free.push_back(slot.id);  // take() reserved the room.
-    std::push_heap(space.free.begin(), space.free.end(), std::greater<>());
+    std::vector<std::uint16_t>& free = find_space(slot.address_space)->free;
+    free.push_back(slot.id);  // take() reserved the room.
+    for (std::size_t i = free.size() - 1; i > 0 && free[i - 1] < free[i]; --i) {
+      std::swap(free[i - 1], free[i]);
+    }
   }
 
   mutable std::mutex mutex_;
-  std::map<std::uint16_t, Space> spaces_;
+  std::vector<Space> spaces_;  // few
   std::vector<Waiting> waiting_;
   std::size_t taken_ = 0;
   std::uint64_t stamp_ = 0;

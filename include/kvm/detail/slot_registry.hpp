@@ -6,6 +6,7 @@
 #include <kvm/detail/handle.hpp>
 #include <kvm/detail/slot_ids.hpp>
 #include <kvm/detail/slot_state.hpp>
+#include <kvm/detail/vectors.hpp>
 #include <kvm/memory/memory_observer.hpp>
 #include <kvm/uapi/capabilities.hpp>
 
@@ -15,7 +16,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -285,13 +285,13 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     return &(*space)->table;
   }
 
-  /// All slots, in no order.
+  /// All slots, by number.
   std::vector<std::shared_ptr<SlotState>> all() const {
     std::vector<std::shared_ptr<SlotState>> result;
     if (!foreign()) {
       const ObserverLock lock(*this);
       result.reserve(count_);
-      for (const auto& [number, space] : spaces_) {
+      for (const auto& space : spaces_) {
         for (const auto& slot : space->by_id) {
           if (slot) {
             result.push_back(slot);
@@ -333,7 +333,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return 0;
     }
     const ObserverLock lock(*this);
-    for (const auto& [number, space] : spaces_) {
+    for (const auto& space : spaces_) {
       space->table.fence_readers();
       reclaim(*space);
     }
@@ -354,7 +354,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     }
     observers_.push_back(&observer);
     // What is there already.
-    for (const auto& [number, space] : spaces_) {
+    for (const auto& space : spaces_) {
       for (const auto& slot : space->by_id) {
         if (slot) {
           observer.changed(describe(MemoryChange::Kind::added, *slot, {}, slot->gpa()));
@@ -373,12 +373,13 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       }
     }
     if (!lock.nested()) {
-      std::erase(observers_, nullptr);
+      remove_if(observers_, [](const MemoryObserver* each) { return each == nullptr; });
     }
   }
 
  private:
   struct Space {
+    std::uint16_t number;
     AddressSpace& table;
     std::unique_ptr<AddressSpace> owned;
     std::vector<std::shared_ptr<SlotState>> by_id;
@@ -560,7 +561,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   /// What was written through another slot with this memory, which is gone or no
   /// longer logged, is in no log any more: the slots that show it are dirty there.
   void mark_aliases(const BackingRange& memory, const SlotState* except = nullptr) noexcept {
-    for (const auto& [number, space] : spaces_) {
+    for (const auto& space : spaces_) {
       for (const SlotRecord& record : space->table.table()) {
         const PageRange shared = shared_pages(*record.slot, memory);
         if (shared.count != 0 && record.slot != except && record.slot->logged()) {
@@ -574,10 +575,10 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (departed_.empty()) {
       return;
     }
-    for (const auto& [number, space] : spaces_) {
+    for (const auto& space : spaces_) {
       space->table.fence_readers();
     }
-    std::erase_if(departed_, [this](const Departed& slot) {
+    remove_if(departed_, [this](const Departed& slot) {
       // In this order: an access may end with a pin, and a pin ends with marks.
       bool over = find_space(slot.address_space)->table.passed(slot.until, slot.since);
       if (over) {
@@ -623,7 +624,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
         observers_[i]->changed(change);
       }
     }
-    std::erase(observers_, nullptr);
+    remove_if(observers_, [](const MemoryObserver* observer) { return observer == nullptr; });
   }
 
   /// Accesses first: one in flight may end with a pin.
@@ -632,7 +633,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   }
   void reclaim(Space& space) noexcept {
     space.table.reclaim();
-    std::erase_if(retired_, [&](const Retired& retired) {
+    remove_if(retired_, [&](const Retired& retired) {
       if (find_space(retired.slot->id.address_space) != &space ||
           in_use_locked(*retired.slot, retired.until)) {
         return false;
@@ -643,8 +644,12 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   }
 
   Space* find_space(std::uint16_t number) const noexcept {
-    const auto found = spaces_.find(number);
-    return found == spaces_.end() ? nullptr : found->second.get();
+    for (const auto& space : spaces_) {
+      if (space->number == number) {
+        return space.get();
+      }
+    }
+    return nullptr;
   }
   /// How many the VM has; at least one.
   int address_spaces() const noexcept {
@@ -660,8 +665,12 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
       return table.error();
     }
     AddressSpace& reference = **table;
-    auto space = std::make_unique<Space>(Space{reference, std::move(*table), {}});
-    return spaces_.emplace(number, std::move(space)).first->second.get();
+    Space* const space = new Space{number, reference, std::move(*table), {}};
+    spaces_.push_back(std::unique_ptr<Space>(space));
+    for (std::size_t i = spaces_.size() - 1; i > 0 && spaces_[i - 1]->number > number; --i) {
+      spaces_[i].swap(spaces_[i - 1]);
+    }
+    return space;
   }
   static std::shared_ptr<SlotState>& by_id(Space& space, std::uint16_t id) {
     if (space.by_id.size() <= id) {
@@ -713,7 +722,7 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
   mutable std::mutex mutex_;
   std::atomic<std::uint64_t> updater_{0};  // the thread that holds mutex_ for an update
   std::atomic<std::uint64_t> changes_{0};
-  std::map<std::uint16_t, std::unique_ptr<Space>> spaces_;
+  std::vector<std::unique_ptr<Space>> spaces_;  // by number
   std::vector<MemoryObserver*> observers_;
   std::size_t count_ = 0;
   std::uint32_t slot_limit_ = 0;

@@ -115,7 +115,13 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
   }
   void unpin(std::uint64_t thread) noexcept {
     const std::lock_guard lock(pins_mutex_);
-    pins_.erase(std::find(pins_.begin(), pins_.end(), thread));
+    for (std::uint64_t& pin : pins_) {  // One of them.
+      if (pin == thread) {
+        pin = pins_.back();
+        pins_.pop_back();
+        return;
+      }
+    }
   }
   bool pinned() const noexcept {
     const std::lock_guard lock(pins_mutex_);
@@ -123,7 +129,12 @@ class SlotState : public std::enable_shared_from_this<SlotState> {
   }
   bool pinned_by(std::uint64_t thread) const noexcept {
     const std::lock_guard lock(pins_mutex_);
-    return std::find(pins_.begin(), pins_.end(), thread) != pins_.end();
+    for (const std::uint64_t pin : pins_) {
+      if (pin == thread) {
+        return true;
+      }
+    }
+    return false;
   }
 
   // The address space's, under the registry's lock.

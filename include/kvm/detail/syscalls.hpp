@@ -4,7 +4,6 @@
 
 #include <kvm/detail/config.hpp>
 
-#include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <ctime>

@@ -10,7 +10,6 @@
 #include <kvm/kicker.hpp>
 #include <kvm/types.hpp>
 
-#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>

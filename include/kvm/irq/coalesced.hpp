@@ -22,7 +22,6 @@
 #include <mutex>
 #include <span>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 

@@ -5,6 +5,7 @@
 #include <kvm/detail/kernel_header.hpp>
 #if !KVM_HPP_REFUSED
 
+#include <kvm/detail/vectors.hpp>
 #include <kvm/error.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
@@ -115,12 +116,14 @@ class IrqRouting {
 
   /// Takes back all that was said about a gsi: to mask it, or to say it anew.
   IrqRouting& remove(std::uint32_t gsi) {
-    std::erase_if(entries_, [gsi](const auto& entry) { return entry.gsi == gsi; });
+    detail::remove_if(entries_, [gsi](const auto& entry) { return entry.gsi == gsi; });
     return *this;
   }
 
   /// The table, in the order in which it was built.
-  std::span<const uapi::kvm_irq_routing_entry> entries() const noexcept { return entries_; }
+  std::span<const uapi::kvm_irq_routing_entry> entries() const noexcept {
+    return {entries_.data(), entries_.size()};
+  }
 
  private:
   friend class Vm;

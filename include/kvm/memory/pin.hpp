@@ -71,7 +71,7 @@ class [[nodiscard]] Pin {
 
   /// The addresses, in the order of the guest's: one entry per slot that the
   /// range touches. Valid while the pin lives.
-  std::span<const ::iovec> iovecs() const noexcept { return iovecs_; }
+  std::span<const ::iovec> iovecs() const noexcept { return {iovecs_.data(), iovecs_.size()}; }
   /// The address, if the range lies in one slot; else null.
   std::byte* data() const noexcept {
     return iovecs_.size() == 1 ? static_cast<std::byte*>(iovecs_.front().iov_base) : nullptr;

@@ -16,6 +16,7 @@ namespace riscv {
 
 /// What a vCPU has on this architecture only. Its registers are reached through
 /// Vcpu::get_one_reg and set_one_reg, by the ids in riscv::reg.
+template <class = void>
 class VcpuCalls : public detail::VcpuCore {
  public:
   /// Sets or takes back the external interrupt of the supervisor

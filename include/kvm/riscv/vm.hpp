@@ -15,6 +15,7 @@ KVM_HPP_BEGIN
 namespace riscv {
 
 /// What a VM has on this architecture only. Any thread may use it.
+template <class = void>
 class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
  public:
   /// Sets the level of a wired interrupt of the controller in the kernel

@@ -5,6 +5,7 @@
 #include <kvm/detail/kernel_header.hpp>
 #if !KVM_HPP_REFUSED && KVM_HPP_ARCH_X86
 
+#include <kvm/detail/vectors.hpp>
 #include <kvm/error.hpp>
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
@@ -68,10 +69,12 @@ class Cpuid {
   /// For a function that ignores ECX any index finds it. Writable: change the
   /// registers through it. Valid until an entry is added or removed.
   Entry* find(std::uint32_t function, std::uint32_t index = 0) noexcept {
-    const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) {
-      return answers(entry, function, index);
-    });
-    return found != entries_.end() ? &*found : nullptr;
+    for (Entry& entry : entries_) {
+      if (answers(entry, function, index)) {
+        return &entry;
+      }
+    }
+    return nullptr;
   }
   const Entry* find(std::uint32_t function, std::uint32_t index = 0) const noexcept {
     return const_cast<Cpuid*>(this)->find(function, index);
@@ -81,7 +84,7 @@ class Cpuid {
   /// function looks at ECX needs uapi::cpuid_flag::significant_index.
   void set(const Entry& entry) {
     const bool indexed = (entry.flags & uapi::cpuid_flag::significant_index) != 0;
-    std::erase_if(entries_, [&](const Entry& other) {
+    detail::remove_if(entries_, [&](const Entry& other) {
       return indexed ? answers(other, entry.function, entry.index)
                      : other.function == entry.function;
     });
@@ -91,11 +94,12 @@ class Cpuid {
   /// Takes out all entries of a function, or the one that answers an index.
   /// @return how many there were
   std::size_t remove(std::uint32_t function) {
-    return std::erase_if(entries_, [&](const Entry& entry) { return entry.function == function; });
+    return detail::remove_if(entries_,
+                             [&](const Entry& entry) { return entry.function == function; });
   }
   std::size_t remove(std::uint32_t function, std::uint32_t index) {
-    return std::erase_if(entries_,
-                         [&](const Entry& entry) { return answers(entry, function, index); });
+    return detail::remove_if(entries_,
+                             [&](const Entry& entry) { return answers(entry, function, index); });
   }
 
   /// Whether a bit is set; not if there is no such entry.
@@ -118,8 +122,8 @@ class Cpuid {
   bool clear_bit(const CpuidBit& which) noexcept { return set_bit(which, false); }
 
   /// All entries, in KVM's order. Valid until one is added or removed.
-  std::span<Entry> entries() noexcept { return entries_; }
-  std::span<const Entry> entries() const noexcept { return entries_; }
+  std::span<Entry> entries() noexcept { return {entries_.data(), size()}; }
+  std::span<const Entry> entries() const noexcept { return {entries_.data(), size()}; }
 
   /// How many entries there are.
   std::size_t size() const noexcept { return entries_.size(); }
@@ -136,12 +140,18 @@ class Cpuid {
 
   /// Whether both hold the same entries in the same order, padding aside.
   friend bool operator==(const Cpuid& a, const Cpuid& b) noexcept {
-    return std::equal(a.entries_.begin(), a.entries_.end(), b.entries_.begin(), b.entries_.end(),
-                      [](const Entry& x, const Entry& y) {
-                        return x.function == y.function && x.index == y.index &&
-                               x.flags == y.flags && x.eax == y.eax && x.ebx == y.ebx &&
-                               x.ecx == y.ecx && x.edx == y.edx;
-                      });
+    if (a.size() != b.size()) {
+      return false;
+    }
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      const Entry& x = a.entries_[i];
+      const Entry& y = b.entries_[i];
+      if (x.function != y.function || x.index != y.index || x.flags != y.flags || x.eax != y.eax ||
+          x.ebx != y.ebx || x.ecx != y.ecx || x.edx != y.edx) {
+        return false;
+      }
+    }
+    return true;
   }
 
  private:

@@ -47,8 +47,8 @@ class NestedState {
   }
 
   /// All of it, header included.
-  std::span<std::byte> bytes() noexcept { return bytes_; }
-  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  std::span<std::byte> bytes() noexcept { return {bytes_.data(), size()}; }
+  std::span<const std::byte> bytes() const noexcept { return {bytes_.data(), size()}; }
   /// Bytes, header included.
   std::size_t size() const noexcept { return bytes_.size(); }
   /// Whether there is none: not filled yet.

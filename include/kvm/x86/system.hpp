@@ -19,6 +19,7 @@ KVM_HPP_BEGIN
 namespace x86 {
 
 /// What the system has on this architecture only. Any thread may use it.
+template <class = void>
 class SystemCalls : public detail::CapabilityHandle<uapi::Scope::system> {
  public:
   /// What a guest's CPUID can offer on this host (KVM_GET_SUPPORTED_CPUID): what

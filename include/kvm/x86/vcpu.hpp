@@ -34,6 +34,7 @@ namespace x86 {
 /// (R30): complete() first. What a set_synced_...() left in the run page counts
 /// as set for the get_...() of the same registers, and a later set_...() of them
 /// replaces it.
+template <class = void>
 class VcpuCalls : public detail::VcpuCore {
  public:
   /// @name Registers

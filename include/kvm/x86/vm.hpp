@@ -21,6 +21,7 @@ KVM_HPP_BEGIN
 namespace x86 {
 
 /// What a VM has on this architecture only. Any thread may use it.
+template <class = void>
 class VmCalls : public detail::CapabilityHandle<uapi::Scope::vm> {
  public:
   /// @name Set-up, before the first vCPU (R70)

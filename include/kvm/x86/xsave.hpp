@@ -30,8 +30,8 @@ class Xsave {
   explicit Xsave(std::size_t size) : bytes_(size) {}
 
   /// All of it. A component's offset is in CPUID function 0xd.
-  std::span<std::byte> bytes() noexcept { return bytes_; }
-  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  std::span<std::byte> bytes() noexcept { return {bytes_.data(), size()}; }
+  std::span<const std::byte> bytes() const noexcept { return {bytes_.data(), size()}; }
   /// In bytes.
   std::size_t size() const noexcept { return bytes_.size(); }
 
@@ -59,7 +59,7 @@ class Xsave {
   /// components() is set. Empty if there is no such register in here.
   std::span<std::byte> xmm(unsigned number) noexcept {
     return number < 16 && size() >= min_size
-               ? std::span(bytes_).subspan(xmm_offset + 16 * std::size_t{number}, 16)
+               ? bytes().subspan(xmm_offset + 16 * std::size_t{number}, 16)
                : std::span<std::byte>();
   }
   std::span<const std::byte> xmm(unsigned number) const noexcept {
