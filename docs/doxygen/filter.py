@@ -364,6 +364,8 @@ def main():
     text = text.replace("#if !KVM_HPP_ARCH_RISCV", "#if 1")
     text = text.replace("detail::ArchVm ", "x86::VmCalls ").replace("detail::ArchVcpu ", "x86::VcpuCalls ")
     text = text.replace("detail::ArchSystem ", "x86::SystemCalls ")
+    # Those templates have no parameter to give.
+    text = re.sub(r"^ *template <class = void>\n", "\n", text, flags=re.MULTILINE)
     text = text.replace('__attribute__((visibility("default"))) ', "")
     text = text.replace("Observation(Observation &&)", "Observation(Observation&&)")
     # Doxygen takes the members of an anonymous union for public ones.
