@@ -134,6 +134,27 @@ TEST(CapabilityArguments, InTheCallersWords) {
   EXPECT_EQ(cap::HypervEnlightenedVmcs{}.describe(), "version=null");
 }
 
+TEST(CapabilityArguments, OfX86InTheCallersWords) {
+  EXPECT_EQ((cap::DisableQuirks{.quirks = cap::Quirk::lint0_reenabled}.describe()),
+            "quirks=lint0_reenabled");
+  EXPECT_EQ(cap::X2ApicApi{}.describe(), "flags=none");
+  EXPECT_EQ((cap::MsrPlatformInfo{.enabled = false}.describe()), "enabled=false");
+  EXPECT_EQ(cap::ExceptionPayload{}.describe(), "enabled=true");
+  EXPECT_EQ((cap::X86UserSpaceMsr{.reasons = cap::MsrExitReason::filtered}.describe()),
+            "reasons=filtered");
+  EXPECT_EQ((cap::SgxAttribute{.attribute_fd = 5}.describe()), "attribute_fd=5");
+  EXPECT_EQ(cap::HypervEnforceCpuid{}.describe(), "enabled=true");
+  EXPECT_EQ(cap::ExitHypercall{}.describe(), "hypercalls=none");
+  EXPECT_EQ((cap::ExitOnEmulationFailure{.enabled = false}.describe()), "enabled=false");
+  EXPECT_EQ((cap::VmMoveEncContextFrom{.source_vm_fd = 9}.describe()), "source_vm_fd=9");
+  EXPECT_EQ(cap::PmuCapability{}.describe(), "flags=none");
+  EXPECT_EQ(cap::X86TripleFaultEvent{}.describe(), "enabled=true");
+  EXPECT_EQ(cap::HypervSynic{}.describe(), "");
+  EXPECT_EQ(cap::HypervSynic2{}.describe(), "");
+  EXPECT_EQ(cap::HypervDirectTlbflush{}.describe(), "");
+  EXPECT_EQ(cap::VmDisableNxHugePages{}.describe(), "");
+}
+
 TEST(CapabilityValues, BooleansAreNoForNegativeNumbers) {
   static_assert(std::is_same_v<cap::MsiDevid::Value, bool>);
   EXPECT_FALSE(cap::MsiDevid::decode(-EINVAL));  // R16

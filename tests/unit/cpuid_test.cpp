@@ -266,6 +266,31 @@ TEST(MsrFilter, SaysWhatIsWrong) {  // R83
             std::string::npos);
 }
 
+TEST(CpuidTable, IsARangeThatCanBeChanged) {
+  Cpuid table(std::vector{leaf(0, 1), subleaf(4, 1, 2)});
+  for (Cpuid::Entry& entry : table) {
+    entry.eax += 10;
+  }
+  EXPECT_EQ(table.entries()[0].eax, 11u);
+  table.entries()[1].eax = 7;
+  const Cpuid& same = table;
+  EXPECT_EQ(same.entries().data(), table.entries().data());
+  std::uint32_t sum = 0;
+  for (const Cpuid::Entry& entry : same) {
+    sum += entry.eax;
+  }
+  EXPECT_EQ(sum, 18u);
+}
+
+TEST(CpuidBits, AreTheSameOnlyInAllParts) {
+  const CpuidBit bit{.function = 7, .index = 1, .reg = CpuidRegister::ebx, .bit = 3};
+  EXPECT_EQ(bit, (CpuidBit{.function = 7, .index = 1, .reg = CpuidRegister::ebx, .bit = 3}));
+  EXPECT_NE(bit, (CpuidBit{.function = 6, .index = 1, .reg = CpuidRegister::ebx, .bit = 3}));
+  EXPECT_NE(bit, (CpuidBit{.function = 7, .index = 0, .reg = CpuidRegister::ebx, .bit = 3}));
+  EXPECT_NE(bit, (CpuidBit{.function = 7, .index = 1, .reg = CpuidRegister::ecx, .bit = 3}));
+  EXPECT_NE(bit, (CpuidBit{.function = 7, .index = 1, .reg = CpuidRegister::ebx, .bit = 4}));
+}
+
 TEST(XsaveValue, NamesPartsOnlyWhereTheyAre) {
   kvm::x86::Xsave empty;
   EXPECT_EQ(empty.size(), 0u);
@@ -279,6 +304,8 @@ TEST(XsaveValue, NamesPartsOnlyWhereTheyAre) {
   ASSERT_EQ(state.xmm(15).size(), 16u);
   EXPECT_EQ(state.xmm(15).data(), state.bytes().data() + 400);
   EXPECT_TRUE(state.xmm(16).empty());
+  EXPECT_EQ(std::as_const(state).xmm(15).data(), state.xmm(15).data());
+  EXPECT_TRUE(std::as_const(state).xmm(16).empty());
 }
 
 TEST(NestedStateValue, HeaderSaysItsSize) {
@@ -290,6 +317,8 @@ TEST(NestedStateValue, HeaderSaysItsSize) {
   header.flags = 1;
   state.set_header(header);
   EXPECT_EQ(state.header().flags, 1u);
+  EXPECT_EQ(std::as_const(state).bytes().data(), state.bytes().data());
+  EXPECT_EQ(std::as_const(state).bytes().size(), 8320u);
 }
 
 }  // namespace

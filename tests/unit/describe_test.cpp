@@ -32,6 +32,21 @@ TEST(Describe, NamesAnAccess) {
   EXPECT_EQ(page.decode(ExitReason::mmio).describe(), "KVM_EXIT_MMIO: read of 4 bytes at 0xfee0");
 }
 
+TEST(Describe, NamesWhatElseAHandlerWouldLookAt) {
+  RunPage page;
+  page->memory_fault = {.flags = 8, .gpa = 0x7000, .size = 4096};
+  page->exit_reason = static_cast<std::uint32_t>(ExitReason::memory_fault);
+  EXPECT_EQ(page.decode_failure(EFAULT).describe(),
+            "KVM_EXIT_MEMORY_FAULT: 4096 bytes at 0x7000, flags 0x8");
+  page->fail_entry = {.hardware_entry_failure_reason = 0x80000021, .cpu = 3};
+  EXPECT_EQ(page.decode(ExitReason::fail_entry).describe(),
+            "KVM_EXIT_FAIL_ENTRY: hardware reason 0x80000021, CPU 3");
+  page->system_event.type = 2;
+  page->system_event.ndata = 0;
+  EXPECT_EQ(page.decode(ExitReason::system_event).describe(), "KVM_EXIT_SYSTEM_EVENT: type 2");
+  EXPECT_EQ(page.decode(ExitReason::irq_window_open).describe(), "KVM_EXIT_IRQ_WINDOW_OPEN");
+}
+
 TEST(Describe, NamesWhatTheLibraryDoesNotDecode) {
   RunPage page;
   EXPECT_EQ(page.decode(ExitReason::osi).describe(), "KVM_EXIT_OSI, reason 18");
@@ -58,6 +73,20 @@ TEST(Describe, NamesAPort) {
   EXPECT_EQ(page.decode(ExitReason::io).describe(), "KVM_EXIT_IO: out at port 0x3f8, 3 of 2 bytes");
 }
 
+TEST(Describe, NamesAPortThatIsRead) {
+  RunPage page;
+  page->io = {.direction = 0, .size = 1, .port = 0x64, .count = 1, .data_offset = 4096};
+  EXPECT_EQ(page.decode(ExitReason::io).describe(), "KVM_EXIT_IO: in at port 0x64, 1 of 1 bytes");
+}
+
+TEST(Describe, NamesTheMsr) {
+  RunPage page;
+  page->msr = {};
+  page->msr.index = 0xc0000080;
+  EXPECT_EQ(page.decode(ExitReason::x86_rdmsr).describe(), "KVM_EXIT_X86_RDMSR: MSR 0xc0000080");
+  EXPECT_EQ(page.decode(ExitReason::x86_wrmsr).describe(), "KVM_EXIT_X86_WRMSR: MSR 0xc0000080");
+}
+
 TEST(Reply, FillsAPortReadToItsSize) {
   RunPage page;
   page->io = {.direction = 0, .size = 2, .port = 0x60, .count = 1, .data_offset = 4096};
@@ -80,6 +109,19 @@ TEST(Reply, ExtendsAValueToAnMmioRead) {
   for (int i = 0; i < 8; ++i) {
     EXPECT_EQ(page->mmio.data[i], expected[i]) << i;
   }
+}
+
+// They are made up: no other architecture's exit is decoded here.
+TEST(Reply, AnswersRiscvsCalls) {
+  const unsigned long args[6] = {};
+  unsigned long ret[2] = {1, 2};
+  kvm::exits::RiscvSbi{.extension_id = 0x10, .function_id = 0, .args = args, .ret = ret}.reply(3,
+                                                                                               4);
+  EXPECT_EQ(ret[0], 3u);
+  EXPECT_EQ(ret[1], 4u);
+  unsigned long value = 0;
+  kvm::exits::RiscvCsr{.csr_num = 1, .new_value = 2, .write_mask = 0, .ret_value = &value}.reply(7);
+  EXPECT_EQ(value, 7u);
 }
 
 }  // namespace

@@ -50,6 +50,14 @@ TEST(Error, NeedsNoArgumentsAndNoCause) {
   EXPECT_TRUE(says(make_error(EIO, "KVM_RUN", {}, "why"), "KVM_RUN(): why: "));
 }
 
+// What a program without exceptions ends with, unless it has set a handler.
+TEST(Error, IsPrintedOnALineOfItsOwn) {
+  testing::internal::CaptureStderr();
+  kvm::detail::print_error(make_error(EIO, "KVM_RUN", {}, "why"));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            std::string("kvm-hpp: KVM_RUN(): why: ") + std::strerror(EIO) + "\n");
+}
+
 TEST(Error, CopiesSayTheSame) {
   const Error error = make_error(ENOMEM, "mmap", "size=1", "x");
   Error copy = error;

@@ -224,6 +224,24 @@ TEST(GuestAtomics, ChangeWithinAWordLeavesItsNeighbours) {
   }
 }
 
+// What another CPU writes meanwhile is seen by the second try, and stays.
+TEST(GuestAtomics, ChangeWithinAWordBeginsAgainWhereTheWordChanged) {
+  Line line;
+  int tries = 0;
+  const auto before = detail::change_within_word<std::uint8_t, __ATOMIC_SEQ_CST>(
+      line.bytes + 1, [&](std::uint8_t value) {
+        if (++tries == 1) {
+          line.bytes[1] = std::byte{0x40};
+          line.bytes[2] = std::byte{0x77};
+        }
+        return static_cast<std::uint8_t>(value + 1);
+      });
+  EXPECT_EQ(tries, 2);
+  EXPECT_EQ(before, 0x40);
+  EXPECT_EQ(line.bytes[1], std::byte{0x41});
+  EXPECT_EQ(line.bytes[2], std::byte{0x77});
+}
+
 TEST(GuestAtomics, NoneIsLostBetweenThreads) {
   constexpr unsigned rounds = 20'000;
   Line line;

@@ -2,6 +2,7 @@
 // Numbers that must not be mixed up, and sizes that don't overflow.
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/types.hpp>
+#include <kvm/vm.hpp>
 
 #include <compare>
 #include <concepts>
@@ -39,6 +40,15 @@ TEST(Gpa, CountsInBytes) {
   EXPECT_EQ(Gpa(), Gpa(0));
 }
 
+TEST(Ranges, AreOrderedByWhereTheyBegin) {
+  EXPECT_EQ(kvm::PageRange{}, (kvm::PageRange{0, 0}));
+  EXPECT_LT((kvm::PageRange{1, 9}), (kvm::PageRange{2, 1}));
+  EXPECT_LT((kvm::PageRange{1, 2}), (kvm::PageRange{1, 3}));
+  EXPECT_EQ(kvm::GfnRange{}, (kvm::GfnRange{0, 0}));
+  EXPECT_LT((kvm::GfnRange{1, 9}), (kvm::GfnRange{2, 1}));
+  EXPECT_LT((kvm::GfnRange{1, 2}), (kvm::GfnRange{1, 3}));
+}
+
 TEST(Gpa, WrapsLikeItsAddressSpace) {
   EXPECT_EQ(Gpa(~std::uint64_t{0}) + 1, Gpa(0));
   EXPECT_EQ(Gpa(0) - 1, Gpa(~std::uint64_t{0}));
@@ -57,7 +67,21 @@ TEST(VcpuId, IsANumber) {
   constexpr VcpuId id = 4095;
   EXPECT_EQ(id.value, 4095u);
   EXPECT_GT(id, VcpuId(1));
+  EXPECT_EQ(VcpuId(), VcpuId(0));
 }
+
+#if KVM_HPP_ARCH_X86
+// KVM_X86_SW_PROTECTED_VM and those after it in <asm/kvm.h>, the bits of KVM_CAP_VM_TYPES.
+TEST(VmType, HasTheKernelsNumbers) {
+  using kvm::VmType;
+  EXPECT_EQ(VmType().value, 0u);
+  EXPECT_EQ(VmType::sw_protected().value, 1u);
+  EXPECT_EQ(VmType::sev().value, 2u);
+  EXPECT_EQ(VmType::sev_es().value, 3u);
+  EXPECT_EQ(VmType::snp().value, 4u);
+  EXPECT_EQ(VmType::tdx().value, 5u);
+}
+#endif
 
 TEST(Literals, DoNotOverflow) {
   using namespace kvm::literals;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+// Each allocation fails in turn: the error is ENOMEM or std::bad_alloc, what had begun is undone,
+// and a second try succeeds.
+#include "driver.hpp"
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace {
+
+constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
+/// How many more allocations of this thread succeed before one fails.
+thread_local std::size_t allowed = none;
+
+void* allocate(std::size_t size, std::size_t alignment) noexcept {
+  if (allowed != none && allowed-- == 0) {  // That leaves `none`.
+    return nullptr;
+  }
+  return std::aligned_alloc(alignment, (size / alignment + (size % alignment != 0)) * alignment);
+}
+void* allocate_or_throw(std::size_t size, std::size_t alignment) {
+  if (void* const memory = allocate(size, alignment)) {
+    return memory;
+  }
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  return allocate_or_throw(size, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate_or_throw(size, static_cast<std::size_t>(alignment));
+}
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return allocate(size, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return allocate(size, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
+
+namespace {
+
+using fault::FaultTest;
+using fault::Guest;
+using kvm::Gpa;
+using kvm::Mapping;
+
+constexpr std::uint64_t page = 4096;
+constexpr Gpa slot_at{0x800000};
+
+/// A guest, and a slot beside its memory.
+struct WithSlot {
+  Guest guest = fault::make_guest();
+  std::optional<kvm::MemorySlot> slot;
+
+  explicit WithSlot(bool logged = false)
+      : slot(guest.vm.add_memory(slot_at, Mapping::anonymous(8 * page), {.log_dirty = logged})) {}
+};
+
+/// Runs `operation` on what `make` returns, with the first allocation failing, the second, and so
+/// on.
+/// @param operation returns a Result
+template <class Make, class F>
+void expect_withstands(Make make, F operation) {
+  std::size_t refused = 0;
+  for (std::size_t n = 0;; ++n) {
+    ASSERT_LT(n, 1000u) << "an operation that allocates so often is not tried here";
+    SCOPED_TRACE("allocation " + std::to_string(n));
+    const auto outside = fault::Resources::now();
+    bool failed = false;
+    bool injected = false;
+    {
+      auto subject = make();
+      try {
+        allowed = n;
+        auto result = operation(subject);
+        injected = std::exchange(allowed, none) == none;
+        failed = !result;
+        if (failed) {
+          EXPECT_EQ(result.error().error_number(), ENOMEM) << result.error().what();
+        }
+      } catch (const std::bad_alloc&) {
+        injected = std::exchange(allowed, none) == none;
+        failed = true;
+      }
+      EXPECT_TRUE(injected || !failed);
+      refused += failed;
+      if (failed) {
+        auto again = operation(subject);
+        EXPECT_TRUE(again) << again.error().what();
+      }
+    }
+    EXPECT_EQ(fault::Resources::now(), outside) << "with all handles gone";
+    if (!injected) {
+      EXPECT_GT(refused, 0u) << "no allocation failed: is operator new replaced?";
+      return;
+    }
+  }
+}
+
+class AllocationFaults : public FaultTest {};
+
+// Not its first slot and not the mapping: our own mmap, which counts, allocates too.
+TEST_F(AllocationFaults, AddMemory) {
+  expect_withstands([] { return WithSlot(); },
+                    [](WithSlot& subject) {
+                      const std::size_t left = std::exchange(allowed, none);
+                      Mapping memory = Mapping::anonymous(8 * page);
+                      allowed = left;
+                      return subject.guest.vm.try_add_memory(slot_at + 16 * page, std::move(memory),
+                                                             {});
+                    });
+}
+
+TEST_F(AllocationFaults, MoveASlot) {
+  expect_withstands(
+      [] { return WithSlot(); },
+      [](WithSlot& subject) { return subject.slot->try_move_to(slot_at + 32 * page); });
+}
+
+TEST_F(AllocationFaults, LogASlot) {
+  expect_withstands([] { return WithSlot(); },
+                    [](WithSlot& subject) { return subject.slot->try_log_dirty(true); });
+}
+
+TEST_F(AllocationFaults, RemoveASlot) {
+  expect_withstands([] { return WithSlot(true); },
+                    [](WithSlot& subject) { return subject.slot->try_remove(); });
+}
+
+TEST_F(AllocationFaults, Track) {
+  expect_withstands([] { return WithSlot(true); },
+                    [](WithSlot& subject) -> kvm::Result<kvm::DirtyHarvest> {
+                      auto tracker = subject.guest.vm.try_track_dirty(kvm::DirtyMode::log);
+                      if (!tracker) return tracker.error();
+                      auto subscription = tracker->try_subscribe();
+                      if (!subscription) return subscription.error();
+                      return subscription->try_harvest([](const kvm::DirtyPages&) {});
+                    });
+}
+
+}  // namespace
