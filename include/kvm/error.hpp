@@ -142,7 +142,8 @@ inline Error make_error(int error_number, const char* operation, std::string_vie
 
 /// Sets the handler that `x()` calls before it aborts, in programs compiled
 /// without exceptions; the default prints the message to standard error.
-/// Thread safe. Has no effect on translation units that use exceptions.
+/// Thread safe. Call it in a translation unit that is compiled without them:
+/// those that use exceptions have a handler of their own, which nobody calls.
 /// @return the handler that was set before
 inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
   return detail::error_handler.exchange(handler ? handler : detail::print_error);

@@ -412,10 +412,10 @@ class DirtyCollector {
     const auto counts = [only](SlotId id) { return only == nullptr || only->id == id; };
     std::size_t count = 0;
     for (const UntrackedSlot& slot : untracked_) {
-      count += counts(slot.slot) ? 1 : 0;
+      count += counts(slot.slot) ? 1u : 0u;
     }
     for (const auto& tracked : slots_) {
-      count += tracked->refused && counts(tracked->slot->id) ? 1 : 0;
+      count += tracked->refused && counts(tracked->slot->id) ? 1u : 0u;
     }
     return count;
   }

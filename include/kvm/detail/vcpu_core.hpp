@@ -37,7 +37,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   ///
   /// Takes about as long as the raw ioctl. May be called from any thread, one
   /// at a time; other ioctls on this vCPU block until it returns (R14).
-  [[gnu::always_inline]] Exit run() noexcept {
+  [[gnu::always_inline]] Exit run() & noexcept {
     if (bound_thread_ != thread_token) [[unlikely]] {
       if (const auto problem = prepare(); problem != Exit::Problem::none) {
         return Exit(problem);
@@ -52,6 +52,9 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     return accept_exit(control);
   }
 
+  /// Not of a vCPU that is about to go: the exit is in its run page.
+  Exit run() && = delete;
+
   /// Finishes what the last exit left pending, without entering the guest: the
   /// answer to a port read, for instance, goes into the guest's register. Until
   /// then the vCPU's state is neither to be changed nor to be saved.
@@ -64,7 +67,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   /// @return nothing when nothing is pending any more; otherwise an exit to
   ///         serve, or exits::Failed, after which the loop must end. A kick is
   ///         not consumed.
-  std::optional<Exit> complete() noexcept {
+  std::optional<Exit> complete() & noexcept {
     if (!completion_pending()) {
       return control_ ? std::nullopt : std::optional(Exit(Exit::Problem::empty));
     }
@@ -91,6 +94,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     }
     return failed(error_number);
   }
+  /// Not of a vCPU that is about to go: the exit is in its run page.
+  std::optional<Exit> complete() && = delete;
 
   /// Whether the last exit waits for run() or complete() to take its answer
   /// (R27). Setting state is refused meanwhile.
