@@ -80,7 +80,11 @@ TEST(InterruptsGuide, Notifications) {
       [](kvm::exits::MmioWrite) {});
   //! [coalesced]
   EXPECT_EQ(exit.describe(), "KVM_EXIT_HLT");
-  EXPECT_EQ(rung.read(), 1u);
+  //! [rung]
+  rung.wait();  // in the device's thread; rung.fd() is for epoll
+  std::optional<std::uint64_t> times = rung.read();  // how often since the last read()
+  //! [rung]
+  EXPECT_EQ(times, 1u);
   EXPECT_EQ(late, "78");
 }
 
