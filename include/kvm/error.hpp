@@ -86,9 +86,10 @@ class Part {
   constexpr Part(std::string_view words) : words_(words) {}
   Part(const std::string& words) : words_(words) {}
   constexpr Part(Hex hex) : kind_(Kind::hexadecimal), value_(hex.value) {}
-  constexpr Part(bool so) : words_(so ? "true" : "false") {}
+  template <std::same_as<bool> T>  // Or pointers, enumerators and fractions would be true.
+  constexpr Part(T so) : words_(so ? "true" : "false") {}
   template <std::integral T>
-  constexpr Part(T number)
+  requires(!std::same_as<T, bool> && sizeof(T) <= sizeof(std::uint64_t)) constexpr Part(T number)
       : kind_(number < T{} ? Kind::negative : Kind::number),
         value_(static_cast<std::uint64_t>(number)) {}
 

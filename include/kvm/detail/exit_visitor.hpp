@@ -196,7 +196,8 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
     if constexpr (all_name_exits) {
       static_assert(all_of_this_architecture,
                     "kvm-hpp: a handler names an exit that cannot occur on this architecture");
-      static_assert(one_each, "kvm-hpp: two handlers name the same exit");
+      static_assert(!all_of_this_architecture || one_each,
+                    "kvm-hpp: two handlers name the same exit");
       static_assert(one_generic, "kvm-hpp: more than one handler is for all the rest");
       if constexpr (all_of_this_architecture && one_each && one_generic) {
         static_assert(valid,

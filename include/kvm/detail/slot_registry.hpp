@@ -352,14 +352,12 @@ class SlotRegistry : public Handle<uapi::Scope::vm> {
     if (foreign()) {
       return;
     }
+    // What is there already: a list, since an observer may ask for another
+    // address space, made before anything changes, since memory may run out.
+    const auto slots = all();
     observers_.push_back(&observer);
-    // What is there already.
-    for (const auto& space : spaces_) {
-      for (const auto& slot : space->by_id) {
-        if (slot) {
-          observer.changed(describe(MemoryChange::Kind::added, *slot, {}, slot->gpa()));
-        }
-      }
+    for (const auto& slot : slots) {
+      observer.changed(describe(MemoryChange::Kind::added, *slot, {}, slot->gpa()));
     }
   }
   void remove_observer(MemoryObserver& observer) noexcept {
