@@ -62,6 +62,11 @@ class CapabilityHandle : public Handle<S> {
   CheckedValue<C> check() const requires(S != uapi::Scope::vcpu) {
     return try_check<C>().value();
   }
+  /// Fails to compile: the capability goes between the angle brackets.
+  template <std::integral T>
+  void check(T) const requires(S != uapi::Scope::vcpu) {
+    require_checkable<T>();
+  }
 
   /// The bare answer for a bare number: 0 where KVM does not know it.
   Result<int> try_check_raw(unsigned number) const requires(S != uapi::Scope::vcpu) {
