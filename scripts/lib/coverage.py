@@ -160,8 +160,11 @@ class Tree:
             inlined = function and line == function[0] and self.lines[path, line] == 0 and any(
                 self.lines.get((path, one)) for one in range(line + 1, function[1] + 1))
             text = self.source(path)[line].split("//")[0].rstrip()
-            continued = self.lines[path, line] == 0 and text[-1:] not in ";{}:" and (
-                self.lines.get((path, line + 1), 0) > 0)
+            opens_lambda = re.search(r"\[[^\[\]]*\](\([^()]*\))? *\{$", text)
+            continued = self.lines[path, line] == 0 and (opens_lambda or text[-1:] not in ";{}:") and (
+                self.lines.get((path, line + 1), 0) > 0 or
+                opens_lambda and (path, line + 1) not in self.lines and
+                self.lines.get((path, line + 2), 0) > 0)
             if function is None or inlined or continued:
                 del self.lines[path, line]
         for key in [key for key in self.branches if key[:2] not in self.lines]:

@@ -3,6 +3,8 @@
 // and a second try succeeds.
 #include "driver.hpp"
 
+#include <kvm/detail/address_space.hpp>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -47,6 +49,11 @@ void* allocate_or_throw(std::size_t size, std::size_t alignment) {
 [[gnu::noinline]] void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
   return allocate(size, alignof(std::max_align_t));
 }
+[[gnu::noinline]] void* operator new[](std::size_t size) {
+  return allocate_or_throw(size, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
@@ -128,6 +135,64 @@ TEST_F(AllocationFaults, AddMemory) {
                       return subject.guest.vm.try_add_memory(slot_at + 16 * page, std::move(memory),
                                                              {});
                     });
+}
+
+// After its mapping, for the same reason.
+TEST_F(AllocationFaults, TheFirstTable) {
+  const auto fails_with = [](std::size_t successes) {
+    kvm::Vm vm = kvm::System().create_vm();
+    const std::size_t mappings = fault::live_mappings();
+    fault::arm({{.matches = [successes](const fault::Call& call, std::size_t) {
+      if (call.function == fault::Function::madvise) {
+        allowed = successes;
+      }
+      return false;
+    }}});
+    const auto memory = vm.try_memory();
+    allowed = none;
+    fault::disarm();
+    ASSERT_FALSE(memory);
+    EXPECT_EQ(memory.error().error_number(), ENOMEM) << memory.error().what();
+    EXPECT_NE(std::string(memory.error().what()).find("for the table of memory slots"),
+              std::string::npos)
+        << memory.error().what();
+    EXPECT_EQ(fault::live_mappings(), mappings);
+    EXPECT_TRUE(vm.try_memory());
+  };
+  fails_with(0);
+  fails_with(1);
+}
+
+// The mapping itself.
+TEST_F(AllocationFaults, TheFirstTablesMemory) {
+  kvm::Vm vm = kvm::System().create_vm();
+  fault::arm({{.matches = [](const fault::Call& call,
+                             std::size_t) { return call.function == fault::Function::mmap; },
+               .error_number = ENOMEM}});
+  const auto memory = vm.try_memory();
+  fault::disarm();
+  ASSERT_FALSE(memory);
+  EXPECT_EQ(memory.error().error_number(), ENOMEM);
+  EXPECT_STREQ(memory.error().operation(), "mmap");
+  EXPECT_TRUE(vm.try_memory());
+}
+
+// A VM's first slot, without the VM.
+TEST_F(AllocationFaults, RoomForTheFirstSlot) {
+  for (std::size_t n = 0;; ++n) {
+    ASSERT_LT(n, 100u);
+    auto made = kvm::detail::AddressSpace::try_make(0, 1, false);
+    ASSERT_TRUE(made);
+    allowed = n;
+    const bool reserved = (*made)->reserve(1);
+    const bool injected = std::exchange(allowed, none) == none;
+    EXPECT_EQ(reserved, !injected) << "allocation " << n;
+    EXPECT_TRUE((*made)->reserve(1));
+    if (!injected) {
+      EXPECT_GE(n, 4u) << "a table, and room in three lists";
+      return;
+    }
+  }
 }
 
 TEST_F(AllocationFaults, MoveASlot) {

@@ -80,6 +80,12 @@ TEST_F(MarkedRegisters, AreHandedOverBeforeASave) {
                       .prepare = mark);
 }
 
+// The other way round: what KVM shall store there is stored at once.
+TEST_F(MarkedRegisters, AreStoredWhenTheyAreAskedFor) {
+  using Sets = kvm::cap::SyncRegsFlag;
+  KVM_HPP_EXPECT_PAIR(g.vcpu., sync_on_exit(Sets::regs | Sets::sregs | Sets::events));
+}
+
 }  // namespace
 
 #endif

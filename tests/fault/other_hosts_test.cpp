@@ -2,6 +2,7 @@
 // What KVM answers on other hosts: here by us, in its stead.
 #include "driver.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -127,7 +128,94 @@ TEST_F(OtherHosts, RefuseAVcpu) {
   }
 }
 
+// Which x86 has since Linux 6.18 only.
+TEST_F(OtherHosts, ListTheirRegisters) {
+  Guest guest = fault::make_guest();
+  const std::vector<std::uint64_t> registers = {7, 8, 9};
+  const auto list_of = [](const Call& call) {
+    return call.is_ioctl(request::get_reg_list.code)
+               ? reinterpret_cast<std::uint64_t*>(call.argument)
+               : nullptr;
+  };
+  std::vector<std::uint64_t> room;
+  const Rule too_small{.matches =
+                           [&](const Call& call, std::size_t) {
+                             std::uint64_t* const list = list_of(call);
+                             if (list == nullptr) {
+                               return false;
+                             }
+                             room.push_back(std::exchange(*list, registers.size()));
+                             return true;
+                           },
+                       .error_number = E2BIG};
+  const Rule filled{.matches = [&](const Call& call, std::size_t) {
+    std::uint64_t* const list = list_of(call);
+    if (list == nullptr) {
+      return false;
+    }
+    room.push_back(*list);
+    if (*list == registers.size()) {
+      std::copy(registers.begin(), registers.end(), list + 1);
+    }
+    return true;
+  }};
+  const auto list = with({too_small, filled}, [&] { return guest.vcpu.try_get_reg_list(); });
+  ASSERT_TRUE(list) << list.error().what();
+  EXPECT_EQ(room, (std::vector<std::uint64_t>{0, 3}));
+  EXPECT_EQ(*list, registers);
+}
+
+TEST_F(OtherHosts, LackACapabilityOfVcpus) {
 #if KVM_HPP_ARCH_X86
+  KVM_HPP_EXPECT_PAIR(g.vcpu., enable(kvm::cap::EnforcePvFeatureCpuid{}), .optional = true);
+#endif
+}
+
+#if KVM_HPP_ARCH_X86
+TEST_F(OtherHosts, KeepNoRegistersInTheRunPage) {
+  Guest guest = fault::make_guest();
+  const auto regs = guest.vcpu.get_regs();
+  expect_error(
+      with({answers(number::sync_regs, 0)}, [&] { return guest.vcpu.try_set_synced_regs(regs); }),
+      EINVAL, "this KVM can sync: none");
+}
+
+// The mode is entered or left by itself, before all else that events are.
+TEST_F(OtherHosts, HaveAnotherSystemManagementMode) {
+  Guest guest = fault::make_guest();
+  auto snapshot = guest.vcpu.save_state({});
+  std::vector<kvm::uapi::kvm_vcpu_events> sent;
+  const auto restore = [&] {
+    sent.clear();
+    const auto restored = with(
+        {{.matches =
+              [&](const Call& call, std::size_t) {
+                if (!call.is_ioctl(request::set_vcpu_events.code)) {
+                  return false;
+                }
+                sent.push_back(*reinterpret_cast<const kvm::uapi::kvm_vcpu_events*>(call.argument));
+                return true;
+              },
+          .times = 1000}},
+        [&] { return guest.vcpu.try_restore_state(snapshot); });
+    EXPECT_TRUE(restored) << restored.error().what();
+  };
+  constexpr auto smm = kvm::uapi::vcpuevent_valid::smm;
+  snapshot.events.flags |= smm;
+  restore();
+  EXPECT_EQ(sent.size(), 1u) << "both are outside of it";
+  snapshot.events.smi.smm = 1;
+  restore();
+  ASSERT_EQ(sent.size(), 2u);
+  EXPECT_EQ(sent[0].flags, smm);
+  EXPECT_EQ(sent[0].smi.smm, 1);
+  EXPECT_EQ(sent[1].flags, snapshot.events.flags);
+  // A host that does not know of it says nothing of it.
+  snapshot.events.flags &= ~smm;
+  restore();
+  EXPECT_EQ(sent.size(), 1u);
+}
+
 TEST_F(OtherHosts, KnowNoExtendedStateBeyondAPage) {
   Guest guest = fault::make_guest();
   const auto state = with({answers(number::xsave2, 0)}, [&] { return guest.vcpu.try_get_xsave(); });

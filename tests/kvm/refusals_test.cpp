@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -15,7 +16,9 @@
 #include "support/child.hpp"
 #include "support/guest.hpp"
 #include "support/irq_guest.hpp"
+#include "support/kicking.hpp"
 #include "support/require.hpp"
+#include "support/thread_sanitizer.hpp"
 
 namespace {
 
@@ -82,6 +85,52 @@ TEST(Refusals, OfARegisterOfAnotherWidth) {
                "the register is 8 bytes wide, the value 4");
 }
 
+#if !KVM_HPP_TESTS_TSAN  // Which has no addresses for this.
+TEST(Refusals, OfASlotOfTooManyPages) {
+  Machine machine;
+  constexpr std::size_t pages = std::size_t{1} << 31;
+  expect_error(machine.vm.try_add_memory(Gpa{0x800000}, Mapping::anonymous(pages * page)), EINVAL,
+               "a slot has at most 2147483647 pages");
+}
+#endif
+
+// Setting registers would undo what the answer to the port read does to them.
+TEST(Refusals, OfASetterBeforeTheCompletion) {
+  Guest guest = Guest::real_mode({0xe4, 0x10, 0xf4});
+  const auto regs = guest.vcpu.get_regs();
+  EXPECT_EQ(kvm_test::run(guest.vcpu), "in");
+  expect_error(guest.vcpu.try_set_regs(regs), EBUSY, "not completed");
+#if KVM_HPP_EXCEPTIONS
+  try {
+    guest.vcpu.set_regs(regs);
+    FAIL() << "it set registers that the completion changes";
+  } catch (const kvm::Error& error) {
+    EXPECT_EQ(error.error_number(), EBUSY);
+    EXPECT_STREQ(error.operation(), "KVM_SET_REGS");
+  }
+#endif
+  EXPECT_FALSE(guest.vcpu.complete());
+  EXPECT_TRUE(guest.vcpu.try_set_regs(regs));
+}
+
+#if !KVM_HPP_TESTS_TSAN  // Two threads on one vCPU are the very race that it reports.
+TEST(Refusals, OfACompletionDuringARun) {
+  const kvm_test::Handler handler(SIGUSR1);
+  // in $0x10, %al; jmp .
+  Guest guest = Guest::running({0xe4, 0x10, 0xeb, 0xfe});
+  const auto kicker = guest.vcpu.kicker(SIGUSR1);
+  ASSERT_EQ(kvm_test::run(guest.vcpu), "in");
+  kvm_test::Running running(guest.vcpu);
+  const auto exit = guest.vcpu.complete();
+  ASSERT_TRUE(exit);
+  EXPECT_EQ(exit->describe(),
+            "KVM_RUN failed: Device or resource busy: another thread is running this vCPU");
+  EXPECT_FALSE(running.done());
+  kicker.kick();
+  EXPECT_EQ(running.wait(), "kicked");
+}
+#endif
+
 TEST(Refusals, OfAnIrqfdThatWouldRaiseItselfAgain) {
   Machine machine;
   machine.vm.create_irqchip();
@@ -122,6 +171,23 @@ TEST(Refusals, InAForkedChild) {
     const auto harvested = subscription.try_harvest([](const kvm::DirtyPages&) {});
     expect_error(harvested, EIO, "");
   });
+}
+
+TEST(Refusals, OfRegistersInTheRunPageOfAForkedChild) {
+  Guest guest = Guest::real_mode({0xf4});
+  KVM_REQUIRE(guest.vm, cap::SyncRegs, cap::SyncRegsFlag::regs);
+  guest.vcpu.sync_on_exit(cap::SyncRegsFlag::regs);
+  expect_in_child([&] {
+    expect_error(guest.vcpu.try_sync_on_exit(cap::SyncRegsFlag::regs), EIO, "Vcpu::sync_on_exit");
+  });
+}
+
+TEST(Refusals, OfADiscardInAForkedChild) {
+  Machine machine;
+  KVM_REQUIRE(machine.vm, cap::GuestMemfd);
+  const kvm::GuestMemfd memory = machine.vm.create_guest_memfd(page);
+  expect_in_child([&] { expect_error(memory.try_discard(0, page), EIO, "forked from"); });
+  EXPECT_TRUE(memory.try_discard(0, page));
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// More readers at once than what is kept of them one by one.
+// More readers at once than what is kept of them one by one, and more of what they may still read
+// than there is room for.
 #include <kvm/detail/address_space.hpp>
 #include <kvm/memory/mapping.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <memory>
 
@@ -60,6 +62,33 @@ TEST(AddressSpace, TheOldestOfManyReadersKeepsItsTable) {
   for (Reader& reader : readers) {
     space.remove_reader(reader);
   }
+}
+
+TEST(AddressSpace, ReaderThatStaysEndsChangesWhenAllRecordsWait) {
+  const std::size_t page = kvm::detail::sys::page_size();
+  auto made = AddressSpace::try_make(0, 1, kvm::detail::register_membarrier());
+  ASSERT_TRUE(made) << made.error().what();
+  AddressSpace& space = **made;
+  const auto ids = std::make_shared<SlotIds>();
+  SlotState slot(ids, *ids->take(0, 16), Gpa{page}, *Mapping::try_anonymous(page), 0);
+  Reader reader;
+  space.add_reader(reader);
+  space.enter(reader);
+  // The same slot again and again: the reader may look at each of its records.
+  std::uint32_t changes = 0;
+  while (changes < 100'000 && space.reserve(1)) {
+    space.begin_update(1);
+    space.publish(changes == 0 ? nullptr : &slot, &slot);
+    space.end_update();
+    ++changes;
+  }
+  EXPECT_EQ(changes, 65535u) << "65536 without the one that no address is in";
+  EXPECT_FALSE(space.reserve(1));
+  AddressSpace::leave(reader);
+  space.fence_readers();
+  space.reclaim();
+  EXPECT_TRUE(space.reserve(1));
+  space.remove_reader(reader);
 }
 
 }  // namespace

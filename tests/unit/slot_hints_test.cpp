@@ -202,6 +202,8 @@ TEST(SlotHints, OfTwoSlotsWithOneHash) {
     ASSERT_NO_FATAL_FAILURE(changes.change(0, second));
     ASSERT_NO_FATAL_FAILURE(changes.change(second, 0));
     EXPECT_EQ(changes.spoilt(), filler == 2047 ? 0u : 1u) << filler;
+    ASSERT_NO_FATAL_FAILURE(changes.change(0, changes.make((other + 3000) * 4096, 4096)));
+    EXPECT_EQ(changes.spoilt(), filler == 2047 ? 0u : 1u) << filler;
   }
 }
 // What is too large for hints of that size is not given any.
