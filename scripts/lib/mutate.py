@@ -30,7 +30,7 @@ HEADERS = ['memory/*.hpp', 'exit.hpp', 'detail/slot_registry.hpp', 'detail/slot_
 # measure time, or need all cores.
 TESTS = {
     'unit': ['barriers', 'describe', 'dirty_bitmap', 'dirty_words', 'exit', 'guest_access', 'mapping',
-             'slot_hints', 'slot_ids', 'slot_ids_allocation', 'slot_table', 'visit'],
+             'pending_pages', 'slot_hints', 'slot_ids', 'slot_ids_allocation', 'slot_table', 'visit'],
     'kvm': ['completion', 'departing_slot', 'dirty_allocation', 'dirty_log', 'dirty_model',
             'dirty_ring', 'dirty_throw', 'dirty_tracker', 'exits', 'gfn_to_hva_cache', 'guest_memfd',
             'guest_memory', 'handles', 'mapping', 'memory_conformance', 'memory_observer',
@@ -38,7 +38,8 @@ TESTS = {
     'fault': ['canary', 'dirty', 'mapping', 'memory', 'process', 'slots', 'vm'],
 }
 # Those that work on bare memory have address sanitizer as well: a word too far is noticed.
-SANITIZED = {'unit.dirty_bitmap_test', 'unit.dirty_words_test', 'unit.guest_access_test'}
+SANITIZED = {'unit.dirty_bitmap_test', 'unit.dirty_words_test', 'unit.guest_access_test',
+             'unit.pending_pages_test'}
 # Each interrupts every instruction anew, which takes minutes with mutants in the code; the litmus
 # programs named observed look at the same orders in one go.
 LITMUS_LEFT_OUT = {'marks_interleaved', 'removal_interleaved'}
@@ -75,8 +76,8 @@ constexpr unsigned step(unsigned id, unsigned steps, unsigned k) noexcept {
   for (unsigned i = 0; i + 1 < steps; ++i) {
     reach(id + i);
   }
-  const unsigned at = kvm_mutate_chosen - id;
-  return at + 1 < steps ? (k == at ? k + 1 : k == at + 1 ? k - 1 : k) : k;
+  const unsigned at = kvm_mutate_chosen - id;  // Large if another one is chosen.
+  return at < steps - 1 ? (k == at ? k + 1 : k == at + 1 ? k - 1 : k) : k;
 }
 #define KVM_MUTATE_RELATION(name, op, other, opposite)                                  \\
   template <class A, class B>                                                           \\
@@ -194,13 +195,14 @@ class Mutation:
         # What reads the same in one function is told apart by a number.
         times = {}
         for mutant in self.mutants:
-            key = (mutant.file, mutant.function, mutant.kind, mutant.text)
+            key = mutant.key()
             times[key] = times.get(key, 0) + 1
             if times[key] > 1:
                 mutant.text += f' ({times[key]})'
         self.size = (ident + 4096) & ~4095
         self.lock = threading.Lock()
-        self.killers = {}
+        self.killers = {}  # by function, the last first
+        self.killed_by = {}  # by mutant, in the runs before: what is tried first
         self.batches = {}
 
     # --- building ----------------------------------------------------------------------------
@@ -444,8 +446,8 @@ class Mutation:
         if not names:
             return 'not reached', []
         with self.lock:
-            known = list(self.killers.get((mutant.file, mutant.function), ()))
-        first = [n for n in known if n in names][:4]
+            known = [self.killed_by.get(mutant.key()), *self.killers.get(mutant.key()[:2], ())]
+        first = [n for n in dict.fromkeys(known) if n in names][:4]
         rest = [n for n in names if n not in first]
         litmus = [n for n in rest if n.startswith('litmus.')]
         rest = [n for n in rest if n not in litmus]
@@ -491,8 +493,9 @@ class Mutation:
             killer = batch[0] if len(batch) == 1 else \
                 batch[0].split(':')[0] + ':' + (failed[0].rstrip(',') if failed else '?')
             with self.lock:
-                killers = self.killers.setdefault((mutant.file, mutant.function), [])
+                killers = self.killers.setdefault(mutant.key()[:2], [])
                 if killer in self.tests:
+                    self.killed_by[mutant.key()] = killer
                     if killer in killers:
                         killers.remove(killer)
                     killers.insert(0, killer)
@@ -591,7 +594,7 @@ def main():
     started = time.monotonic()
     mutation = Mutation(options)
     accepted = read_equivalent()
-    stale = set(accepted) - {(m.file, m.function, m.kind, m.text) for m in mutation.mutants}
+    stale = set(accepted) - {m.key() for m in mutation.mutants}
     for file, function, kind, text in sorted(stale):
         print(f'{EQUIVALENT.relative_to(REPO)}: no such mutant: {file} {function}, {kind}: {text}')
     mutants = chosen_mutants(mutation.mutants, options)
@@ -614,6 +617,15 @@ def main():
     for name in mutation.skipped:
         print(f'skipped: {name}')
 
+    remembered = mutation.root / 'killed_by.json'
+    if remembered.exists():
+        mutation.killed_by = {tuple(key): test for key, test in json.loads(remembered.read_text())}
+
+    def remember():
+        with mutation.lock:
+            known = list(mutation.killed_by.items())
+        remembered.write_text(json.dumps(known))
+
     counts = {kind: {} for kind in KINDS}
     log = open(mutation.root / 'results.tsv', 'w', buffering=1)
     survivors = []
@@ -621,7 +633,7 @@ def main():
     def one(m):
         if m.ident not in mutation.seen:
             return m, 'not built here', []
-        if (m.file, m.function, m.kind, m.text) in accepted and not options.equivalent:
+        if m.key() in accepted and not options.equivalent:
             return m, 'equivalent', []
         return (m, *mutation.judge(m))
 
@@ -630,7 +642,7 @@ def main():
         order = sorted(mutants, key=lambda m: (rank(m), m.ident))
         for future in concurrent.futures.as_completed([pool.submit(one, m) for m in order]):
             m, result, tests = future.result()
-            if options.equivalent and (m.file, m.function, m.kind, m.text) in accepted:
+            if options.equivalent and m.key() in accepted:
                 if result in ('survived', 'not reached'):
                     result = 'equivalent'
                 elif result != 'not built here':
@@ -648,8 +660,10 @@ def main():
             done += 1
             if time.monotonic() - said > 60:
                 said = time.monotonic()
+                remember()
                 print(f'-- {done} of {len(mutants)}', flush=True)
 
+    remember()
     columns = ['failed', 'crashed', 'time-out', 'equivalent', 'not built here', 'survived',
                'not reached']
     print(f'\n{"":9} {"mutants":>8} {"killed":>7} | {"by a test":>9} {"crash":>6} {"time-out":>8} | '

@@ -54,6 +54,9 @@ class Mutant:
     def name(self):
         return f'{self.file}:{self.line}'
 
+    def key(self):
+        return self.file, self.function, self.kind, self.text
+
 
 class Header:
     """A header's mutants, and its text with all of them."""

@@ -44,6 +44,11 @@ struct SubscriberOf {
   friend Member reach(SubscriberOf);
 };
 template struct Reach<SubscriberOf, &kvm::DirtySubscription::subscriber_>;
+struct LineOfCache {
+  using Member = kvm::detail::CacheLine* kvm::GfnToHvaCache::*;
+  friend Member reach(LineOfCache);
+};
+template struct Reach<LineOfCache, &kvm::GfnToHvaCache::line_>;
 }  // namespace kvm_test
 
 namespace {
@@ -116,6 +121,7 @@ TEST_F(Edges, ACacheHasItsRangeWhereverTheMemoryIs) {
   EXPECT_FALSE(cache.read<std::uint64_t>(64));
   EXPECT_FALSE(cache.write<std::uint64_t>(64, 1));
   EXPECT_FALSE(cache.read<std::uint64_t>(2 * page_size));
+  EXPECT_EQ((cache.*reach(kvm_test::LineOfCache{}))->readable, 64u) << "the fast way is as long";
 }
 TEST_F(Edges, NothingIsMarkedByWritingNothing) {
   const MemorySlot slot =
@@ -415,6 +421,30 @@ TEST(DirtyEdges, ManyAliasesOfManyMemories) {
   ASSERT_TRUE(slots[0].load(Gpa{page_size}, std::array<std::byte, 1>{}));  // Page 1 of the first.
   for (std::uint64_t i = 0; i < slots.size(); ++i) {
     EXPECT_EQ(each[i].harvest([](const kvm::DirtyPages&) {}).pages, i % 2 == 0 ? 1u : 0u) << i;
+  }
+}
+
+// Of those that begin later, some may have nothing in common with each other.
+TEST(DirtyEdges, AliasesWithinALargerOne) {
+  kvm::System system;
+  kvm::Vm vm = system.create_vm();
+  kvm::DirtyTracker tracker = vm.track_dirty(kvm::DirtyMode::log);
+  const Mapping memory = Mapping::anonymous(8 * page_size);
+  const MemorySlot large = vm.add_memory(Gpa{0}, memory.share(), {.log_dirty = true});
+  std::vector<MemorySlot> small;
+  std::vector<kvm::DirtySubscription> each;
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    small.push_back(vm.add_memory(Gpa{(i + 1) * 1_MiB}, memory.part(i * page_size, page_size),
+                                  {.log_dirty = true}));
+  }
+  for (const MemorySlot& slot : small) {
+    each.push_back(tracker.subscribe({.slot = &slot, .all_pending = false}));
+  }
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    ASSERT_TRUE(large.load(Gpa{i * page_size}, std::array<std::byte, 1>{}));
+    for (std::uint64_t k = 0; k < 8; ++k) {
+      EXPECT_EQ(each[k].harvest([](const kvm::DirtyPages&) {}).pages, i == k ? 1u : 0u);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -15,15 +16,19 @@
 #include <utility>
 #include <vector>
 
+#include "fault/interpose.hpp"
 #include "support/slot_access.hpp"
 
 namespace {
 
 /// How many allocations of this thread succeed before they fail; all if negative.
 thread_local long allocations_left = -1;
+/// Whether only one fails.
+thread_local bool fails_once = false;
 
 void* allocate(std::size_t size, std::size_t alignment) {
   if (allocations_left == 0) {
+    allocations_left = fails_once ? -1 : 0;
     return nullptr;
   }
   allocations_left -= allocations_left > 0;
@@ -316,6 +321,18 @@ TEST(Exhaustion, OfTracking) {
             EXPECT_EQ(third.harvest([](const kvm::DirtyPages&) {}).pages, 2 + 3u);
             EXPECT_EQ(f.harvest(0), 3u);
           });
+  // One that could not subscribe is not told of pages.
+  exhaust(
+      [] {
+        auto f = std::make_unique<Tracked>();
+        f->harvest(0);
+        return f;
+      },
+      [](Tracked& f) { return f.tracker.try_subscribe().has_value(); },
+      [](Tracked& f, bool) {
+        EXPECT_TRUE(f.view.write<std::uint32_t>(Gpa{1_GiB}, 7));
+        EXPECT_EQ(f.harvest(0), 1u);
+      });
   exhaust([] { return std::make_unique<Tracked>(); },
           [](Tracked& f) { return !f.tracker.untracked().empty(); },
           [](Tracked& f, bool) { EXPECT_EQ(f.harvest(0), 3u); });
@@ -327,6 +344,87 @@ TEST(Exhaustion, OfRoomThatIsThere) {
   ASSERT_TRUE(made);
   ASSERT_TRUE((*made)->reserve(0));
   without_memory([&] { EXPECT_TRUE((*made)->reserve(0)); });
+  ASSERT_TRUE((*made)->reserve(8));
+  std::size_t most = 8;
+  without_memory([&] {
+    while ((*made)->reserve(most + 1)) {
+      ++most;
+    }
+  });
+  EXPECT_EQ(most, 8u + 8 / 4 + 8) << "as many as the table has room for";
+}
+TEST(Exhaustion, OfRoomThatIsNotThere) {
+  for (const std::size_t slots : {0u, 8u}) {
+    auto whole = kvm::detail::AddressSpace::try_make(0, 1, true);
+    allocations_left = 1000;
+    ASSERT_TRUE((*whole)->reserve(slots));
+    const long needed = 1000 - std::exchange(allocations_left, -1);
+    ASSERT_GT(needed, 2);
+    for (long left = 0; left < needed; ++left) {
+      auto made = kvm::detail::AddressSpace::try_make(0, 1, true);
+      allocations_left = left;
+      const bool reserved = (*made)->reserve(slots);
+      allocations_left = -1;
+      EXPECT_FALSE(reserved) << left;
+    }
+  }
+}
+// One allocation of a space fails: the two tables are there, or it is not made.
+TEST(Exhaustion, OfASpace) {
+  const std::size_t mapped = fault::live_mappings();
+  for (long left = 1; left < 5; ++left) {  // The first is fault::live_mappings'.
+    fails_once = true;
+    allocations_left = left;
+    const auto made = kvm::detail::AddressSpace::try_make(0, 1, true);
+    allocations_left = -1;
+    fails_once = false;
+    ASSERT_FALSE(made) << left;
+    EXPECT_EQ(made.error().error_number(), ENOMEM);
+    EXPECT_EQ(fault::live_mappings(), mapped);
+  }
+}
+// Tables that readers held up are taken back without memory.
+TEST(Exhaustion, OfTakingTablesBack) {
+  Slots f(1);
+  kvm::detail::AddressSpace& space = kvm_test::space_of(f.memory);
+  kvm::detail::Reader reader;
+  space.add_reader(reader);
+  reader.announced = f.memory.generation();
+  for (std::uint64_t i = 1; i < 7; ++i) {
+    f.slots[0].move_to(Gpa{i * 1_MiB});
+  }
+  EXPECT_GE(space.retired_tables(), 6u);
+  reader.announced = 0;
+  without_memory([&] { static_cast<void>(f.memory.reclaim()); });
+  EXPECT_EQ(space.retired_tables(), 0u);
+  space.remove_reader(reader);
+}
+// A number that was not taken is not lost, and one that was given back needs no room.
+TEST(Exhaustion, OfNumbers) {
+  for (std::uint16_t number = 0; number < 40; ++number) {
+    for (long left = 0; left < 4; ++left) {
+      kvm::detail::SlotIds ids;
+      for (std::uint16_t i = 0; i < number; ++i) {
+        static_cast<void>(ids.take(0, 100));
+      }
+      allocations_left = left;
+      std::optional<kvm::SlotId> taken;
+      try {
+        taken = ids.take(0, 100);
+      } catch (const std::bad_alloc&) {
+      }
+      allocations_left = -1;
+      if (!taken) {
+        taken = ids.take(0, 100);
+      }
+      ASSERT_EQ(taken, kvm::SlotId(number, 0)) << left;
+      ASSERT_EQ(ids.taken(), number + std::size_t{1});
+      ids.give_back(*taken);
+      ids.give_back(ids.take(0, 100).value());  // Makes room for one more, once.
+      without_memory([&] { taken = ids.take(0, 100); });
+      ASSERT_EQ(taken, kvm::SlotId(number, 0));
+    }
+  }
 }
 
 TEST(Exhaustion, OfParts) {

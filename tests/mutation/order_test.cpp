@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -28,6 +29,11 @@ struct StateOfHandle {
   friend Member reach(StateOfHandle);
 };
 template struct Reach<StateOfHandle, &kvm::MemorySlot::state_>;
+struct DepartedOfRegistry {
+  using Member = std::atomic<std::size_t> kvm::detail::SlotRegistry::*;
+  friend Member reach(DepartedOfRegistry);
+};
+template struct Reach<DepartedOfRegistry, &kvm::detail::SlotRegistry::departed_count_>;
 }  // namespace kvm_test
 
 namespace {
@@ -244,6 +250,22 @@ TEST_F(Order, WhatHasGoneFencesBeforeItIsForgotten) {
             0)
       << "it is forgotten";
   EXPECT_TRUE(kvm_test::take_marks(alias).empty());
+  EXPECT_EQ(registry.*reach(kvm_test::DepartedOfRegistry{}), 0u) << "nobody need look again";
+}
+// Who was announced before a slot came has the table without it.
+TEST_F(Order, ATableWithoutTheNewSlotIsKeptForItsReaders) {
+  static_cast<void>(memory.reclaim());
+  ASSERT_EQ(space.retired_tables(), 0u);
+  reader.announced = memory.generation();
+  const kvm::detail::SlotTable& before = space.table();
+  const std::size_t slots = before.count();
+  const MemorySlot added = vm.add_memory(Gpa{3_MiB}, Mapping::anonymous(page));
+  static_cast<void>(memory.reclaim());
+  EXPECT_EQ(space.retired_tables(), 1u);
+  EXPECT_EQ(before.count(), slots);
+  reader.announced = 0;
+  static_cast<void>(memory.reclaim());
+  EXPECT_EQ(space.retired_tables(), 0u);
 }
 
 }  // namespace

@@ -331,6 +331,42 @@ TEST_F(Registry, AGuestMemfdMayHaveTheNumberZero) {
   EXPECT_TRUE(has(what(added), "KVM_SET_USER_MEMORY_REGION2")) << what(added);
 }
 
+// Whichever address space was used first: by number.
+TEST_F(Registry, SlotsOfAllAddressSpacesAreInOrder) {
+  for (const std::vector<std::uint16_t>& order :
+       std::vector<std::vector<std::uint16_t>>{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}, {2, 0, 1}}) {
+    kvm::Vm own = system.create_vm();
+    std::vector<MemorySlot> slots;
+    fault::arm({{.matches =
+                     [](const Call& call, std::size_t) {
+                       return call.is_ioctl(request::check_extension.code) &&
+                              call.argument == kvm::uapi::cap::multi_address_space;
+                     },
+                 .times = 1000,
+                 .result = 3},
+                {.matches =
+                     [](const Call& call, std::size_t) {
+                       return call.is_ioctl(request::set_user_memory_region.code);
+                     },
+                 .times = 1000}});
+    for (const std::uint16_t number : order) {
+      slots.push_back(own.add_memory(Gpa{0}, Mapping::anonymous(page), {.address_space = number}));
+      slots.push_back(
+          own.add_memory(Gpa{1_MiB}, Mapping::anonymous(page), {.address_space = number}));
+    }
+    std::uint32_t before = 0;
+    std::size_t number = 0;
+    for (const auto& slot : registry_of(slots[0]).all()) {
+      EXPECT_TRUE(number == 0 || slot->id.raw() > before) << slot->id.raw();
+      before = slot->id.raw();
+      ++number;
+    }
+    EXPECT_EQ(number, 6u);
+    slots.clear();
+    fault::disarm();
+  }
+}
+
 // In a forked child every lock may be taken for ever, and the memory is not there.
 TEST_F(Registry, AChildTakesNoLockFork) {
   const Mapping shared = Mapping::anonymous(2 * page);
@@ -367,6 +403,7 @@ TEST_F(Registry, AChildTakesNoLockFork) {
     EXPECT_EQ(slot->try_move_to(Gpa{8_MiB}).error().error_number(), EIO);
     EXPECT_EQ(unlogged->try_log_dirty(true).error().error_number(), EIO);
     EXPECT_EQ(slot->try_remove().error().error_number(), EIO);
+    EXPECT_THROW(static_cast<void>(slot->remove()), kvm::Error);
     EXPECT_EQ(registry.changes(), changes);
     EXPECT_EQ(vm.parked_mappings(), 0u);
     EXPECT_EQ(memory.reclaim(), 0u);
