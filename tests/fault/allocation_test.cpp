@@ -2,6 +2,7 @@
 // Each allocation fails in turn: the error is ENOMEM or std::bad_alloc, what had begun is undone,
 // and a second try succeeds.
 #include "driver.hpp"
+#include "support/allocations.hpp"
 
 #include <kvm/detail/address_space.hpp>
 
@@ -18,60 +19,22 @@
 
 namespace {
 
-constexpr std::size_t none = std::numeric_limits<std::size_t>::max();
-/// How many more allocations of this thread succeed before one fails.
-thread_local std::size_t allowed = none;
-
-void* allocate(std::size_t size, std::size_t alignment) noexcept {
-  if (allowed != none && allowed-- == 0) {  // That leaves `none`.
-    return nullptr;
-  }
-  return std::aligned_alloc(alignment, (size / alignment + (size % alignment != 0)) * alignment);
-}
-void* allocate_or_throw(std::size_t size, std::size_t alignment) {
-  if (void* const memory = allocate(size, alignment)) {
-    return memory;
-  }
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  return allocate_or_throw(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate_or_throw(size, static_cast<std::size_t>(alignment));
-}
-[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void* operator new[](std::size_t size) {
-  return allocate_or_throw(size, alignof(std::max_align_t));
-}
-[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
-
-namespace {
-
 using fault::FaultTest;
 using fault::Guest;
 using kvm::Gpa;
 using kvm::Mapping;
+using kvm_test::allocations_left;
 
 constexpr std::uint64_t page = 4096;
 constexpr Gpa slot_at{0x800000};
+
+/// Lets the allocation after `successes` others fail, and no other.
+void fail_after(std::size_t successes) {
+  kvm_test::fails_once = true;
+  allocations_left = static_cast<long>(successes);
+}
+/// @return whether it failed
+bool stop_failing() { return std::exchange(allocations_left, -1) < 0; }
 
 /// A guest, and a slot beside its memory.
 struct WithSlot {
@@ -97,15 +60,15 @@ void expect_withstands(Make make, F operation) {
     {
       auto subject = make();
       try {
-        allowed = n;
+        fail_after(n);
         auto result = operation(subject);
-        injected = std::exchange(allowed, none) == none;
+        injected = stop_failing();
         failed = !result;
         if (failed) {
           EXPECT_EQ(result.error().error_number(), ENOMEM) << result.error().what();
         }
       } catch (const std::bad_alloc&) {
-        injected = std::exchange(allowed, none) == none;
+        injected = stop_failing();
         failed = true;
       }
       EXPECT_TRUE(injected || !failed);
@@ -129,9 +92,9 @@ class AllocationFaults : public FaultTest {};
 TEST_F(AllocationFaults, AddMemory) {
   expect_withstands([] { return WithSlot(); },
                     [](WithSlot& subject) {
-                      const std::size_t left = std::exchange(allowed, none);
+                      const long left = std::exchange(allocations_left, -1);
                       Mapping memory = Mapping::anonymous(8 * page);
-                      allowed = left;
+                      allocations_left = left;
                       return subject.guest.vm.try_add_memory(slot_at + 16 * page, std::move(memory),
                                                              {});
                     });
@@ -144,12 +107,12 @@ TEST_F(AllocationFaults, TheFirstTable) {
     const std::size_t mappings = fault::live_mappings();
     fault::arm({{.matches = [successes](const fault::Call& call, std::size_t) {
       if (call.function == fault::Function::madvise) {
-        allowed = successes;
+        fail_after(successes);
       }
       return false;
     }}});
     const auto memory = vm.try_memory();
-    allowed = none;
+    allocations_left = -1;
     fault::disarm();
     ASSERT_FALSE(memory);
     EXPECT_EQ(memory.error().error_number(), ENOMEM) << memory.error().what();
@@ -183,9 +146,9 @@ TEST_F(AllocationFaults, RoomForTheFirstSlot) {
     ASSERT_LT(n, 100u);
     auto made = kvm::detail::AddressSpace::try_make(0, 1, false);
     ASSERT_TRUE(made);
-    allowed = n;
+    fail_after(n);
     const bool reserved = (*made)->reserve(1);
-    const bool injected = std::exchange(allowed, none) == none;
+    const bool injected = stop_failing();
     EXPECT_EQ(reserved, !injected) << "allocation " << n;
     EXPECT_TRUE((*made)->reserve(1));
     if (!injected) {

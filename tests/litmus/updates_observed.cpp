@@ -20,16 +20,6 @@
 #include "support/slot_access.hpp"
 
 namespace kvm_test {
-struct StateOfHandle {
-  using Member = std::shared_ptr<kvm::detail::VmState> kvm::MemorySlot::*;
-  friend Member reach(StateOfHandle);
-};
-template struct Reach<StateOfHandle, &kvm::MemorySlot::state_>;
-struct MutexOfRegistry {
-  using Member = std::mutex kvm::detail::SlotRegistry::*;
-  friend Member reach(MutexOfRegistry);
-};
-template struct Reach<MutexOfRegistry, &kvm::detail::SlotRegistry::mutex_>;
 struct UpdaterOfRegistry {
   using Member = std::atomic<std::uint64_t> kvm::detail::SlotRegistry::*;
   friend Member reach(UpdaterOfRegistry);

@@ -17,48 +17,16 @@
 #include <vector>
 
 #include "fault/interpose.hpp"
+#include "support/allocations.hpp"
 #include "support/slot_access.hpp"
-
-namespace {
-
-/// How many allocations of this thread succeed before they fail; all if negative.
-thread_local long allocations_left = -1;
-/// Whether only one fails.
-thread_local bool fails_once = false;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  if (allocations_left == 0) {
-    allocations_left = fails_once ? -1 : 0;
-    return nullptr;
-  }
-  allocations_left -= allocations_left > 0;
-  return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-}
-void* allocate_or_throw(std::size_t size, std::size_t alignment) {
-  void* const memory = allocate(size, alignment);
-  return memory != nullptr ? memory : throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate_or_throw(size, 16); }
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate_or_throw(size, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size, 16); }
-void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-  return allocate(size, 16);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace {
 
 using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemorySlot;
+using kvm_test::allocations_left;
+using kvm_test::fails_once;
 using namespace kvm::literals;
 
 const std::size_t page = kvm::detail::sys::page_size();

@@ -24,11 +24,6 @@
 #include "support/slot_access.hpp"
 
 namespace kvm_test {
-struct StateOfHandle {
-  using Member = std::shared_ptr<kvm::detail::VmState> kvm::MemorySlot::*;
-  friend Member reach(StateOfHandle);
-};
-template struct Reach<StateOfHandle, &kvm::MemorySlot::state_>;
 struct DepartedOfRegistry {
   using Member = std::atomic<std::size_t> kvm::detail::SlotRegistry::*;
   friend Member reach(DepartedOfRegistry);
@@ -44,13 +39,10 @@ using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemoryChange;
 using kvm::MemorySlot;
+using kvm_test::registry_of;
 using namespace kvm::literals;
 
 const std::size_t page = kvm::detail::sys::page_size();
-
-kvm::detail::VmState& registry_of(const MemorySlot& slot) {
-  return *(slot.*reach(kvm_test::StateOfHandle{}));
-}
 
 bool is_set_region(const Call& call) {
   return call.is_ioctl(kvm::uapi::request::set_user_memory_region.code);

@@ -24,16 +24,6 @@
 #include "support/slot_access.hpp"
 
 namespace kvm_test {
-struct StateOfHandle {
-  using Member = std::shared_ptr<kvm::detail::VmState> kvm::MemorySlot::*;
-  friend Member reach(StateOfHandle);
-};
-template struct Reach<StateOfHandle, &kvm::MemorySlot::state_>;
-struct MutexOfRegistry {
-  using Member = std::mutex kvm::detail::SlotRegistry::*;
-  friend Member reach(MutexOfRegistry);
-};
-template struct Reach<MutexOfRegistry, &kvm::detail::SlotRegistry::mutex_>;
 struct ObserversOfRegistry {
   using Member = std::vector<kvm::MemoryObserver*> kvm::detail::SlotRegistry::*;
   friend Member reach(ObserversOfRegistry);
@@ -68,14 +58,12 @@ using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemoryChange;
 using kvm::MemorySlot;
+using kvm_test::registry_of;
 namespace request = kvm::uapi::request;
 using namespace kvm::literals;
 
 const std::size_t page = kvm::detail::sys::page_size();
 
-kvm::detail::VmState& registry_of(const MemorySlot& slot) {
-  return *(slot.*reach(kvm_test::StateOfHandle{}));
-}
 template <class Tag>
 auto& part(const kvm::detail::SlotRegistry& registry, Tag tag) {
   return const_cast<kvm::detail::SlotRegistry&>(registry).*reach(tag);

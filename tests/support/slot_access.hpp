@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 /// @file
@@ -41,6 +42,23 @@ inline kvm::detail::AddressSpace& space_of(const kvm::GuestMemory& memory) {
 inline std::shared_ptr<kvm::detail::SlotState> state_of(const kvm::MemorySlot& slot) {
   return slot.*reach(StateOfSlot{});
 }
+
+struct StateOfHandle {
+  using Member = std::shared_ptr<kvm::detail::VmState> kvm::MemorySlot::*;
+  friend Member reach(StateOfHandle);
+};
+template struct Reach<StateOfHandle, &kvm::MemorySlot::state_>;
+
+/// The registry of its VM, and that VM's other state.
+inline kvm::detail::VmState& registry_of(const kvm::MemorySlot& slot) {
+  return *(slot.*reach(StateOfHandle{}));
+}
+
+struct MutexOfRegistry {
+  using Member = std::mutex kvm::detail::SlotRegistry::*;
+  friend Member reach(MutexOfRegistry);
+};
+template struct Reach<MutexOfRegistry, &kvm::detail::SlotRegistry::mutex_>;
 
 struct IdsOfState {
   using Member = std::shared_ptr<kvm::detail::SlotIds> kvm::detail::SlotState::*;
