@@ -27,6 +27,7 @@
 #include "fault/interpose.hpp"
 #include "support/child.hpp"
 #include "support/slot_access.hpp"
+#include "watch.hpp"
 
 namespace kvm_test {
 struct ReadersOf {
@@ -71,20 +72,11 @@ std::vector<fault::Rule> refuse(unsigned long code, int error_number, int times 
            .error_number = error_number,
            .times = times}};
 }
+/// Calls `look` before each such ioctl that `body` makes.
+/// @return how often
 template <class Look, class Body>
 int watch(unsigned long code, Look look, Body body) {
-  int times = 0;
-  fault::arm({{.matches = [&](const Call& call, std::size_t) {
-    if (call.is_ioctl(code)) {
-      const fault::Unobserved ours;
-      ++times;
-      look();
-    }
-    return false;
-  }}});
-  body();
-  fault::disarm();
-  return times;
+  return fault::watch([code](const Call& call) { return call.is_ioctl(code); }, look, body);
 }
 
 struct Edges : testing::Test {

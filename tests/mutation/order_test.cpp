@@ -22,6 +22,7 @@
 
 #include "fault/interpose.hpp"
 #include "support/slot_access.hpp"
+#include "watch.hpp"
 
 namespace kvm_test {
 struct DepartedOfRegistry {
@@ -35,6 +36,7 @@ namespace {
 
 using fault::Call;
 using fault::Function;
+using fault::watch;
 using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemoryChange;
@@ -49,24 +51,6 @@ bool is_set_region(const Call& call) {
 }
 bool is_fence(const Call& call) {
   return call.function == Function::syscall && call.detail == SYS_membarrier;
-}
-
-/// Calls `look` before each such call that `body` makes.
-/// @return how often
-template <class Wanted, class Look, class Body>
-int watch(Wanted wanted, Look look, Body body) {
-  int times = 0;
-  fault::arm({{.matches = [&](const Call& call, std::size_t) {
-    if (wanted(call)) {
-      const fault::Unobserved ours;
-      ++times;
-      look();
-    }
-    return false;
-  }}});
-  body();
-  fault::disarm();
-  return times;
 }
 
 struct Order : testing::Test {
