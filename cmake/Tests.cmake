@@ -103,6 +103,22 @@ function(kvm_hpp_add_gtest target)
                        PROPERTIES ${properties} RUN_SERIAL ON)
 endfunction()
 
+# kvm_hpp_wrap_calls(<target> <file>...): the linker gives the program's calls of the functions that
+# the files name to __wrap_ and the name.
+function(kvm_hpp_wrap_calls target)
+  foreach(file IN LISTS ARGN)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+    file(STRINGS "${file}" calls)
+    foreach(call IN LISTS calls)
+      target_link_options(${target} PRIVATE "LINKER:--wrap=${call}")
+      if(KVM_HPP_STATIC)
+        # The replacements refer to the real functions weakly, which takes nothing out of an archive.
+        target_link_options(${target} PRIVATE "LINKER:--undefined=${call}")
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
 # kvm_hpp_add_test_folder(<folder> [TIMEOUT <seconds>]): the current folder's tests, and their twin
 # without exceptions. A file whose subject is exceptions stays out of the twin by saying so on a
 # line of its own: // needs: exceptions

@@ -240,8 +240,10 @@ class Mutation:
         pch = self.root / 'pch.pch'
         self.make(pch, [self.root / 'pch.hpp'], self.compiler + self.flags + ['-x', 'c++-header'])
         objects, self.programs, self.litmus = [], [], []
-        wraps = [f'-Wl,--wrap={w}'
-                 for w in (REPO / 'tests/fault/wrapped_calls.txt').read_text().split()]
+        wraps = {folder: [f'-Wl,--wrap={w}' for w in
+                          (REPO / f'tests/{folder}/wrapped_calls.txt').read_text().split()]
+                 for folder in ('fault', 'mutation')}
+        wraps['mutation'] += wraps['fault']
         tests = {folder: [REPO / f'tests/{folder}/{name}_test.cpp' for name in names]
                  for folder, names in TESTS.items()}
         tests['mutation'] = sorted((REPO / 'tests/mutation').glob('*_test.cpp'))
@@ -268,7 +270,7 @@ class Mutation:
                     links.append((target.with_suffix(''), [target],
                                   self.flags + (more if target.stem in SANITIZED else []), link))
             if replaces:
-                links.append((self.root / 'bin' / folder, built, self.flags + wraps, link))
+                links.append((self.root / 'bin' / folder, built, self.flags + wraps[folder], link))
         litmus = []
         if os.uname().machine == 'x86_64':
             for source in sorted((REPO / 'tests/litmus').glob('*.cpp')):

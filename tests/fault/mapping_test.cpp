@@ -170,19 +170,21 @@ TEST_F(MappingFaults, PopulateOfOldKernels) {
   const File file;
   ASSERT_EQ(::pwrite(file.fd(), "abc", 3, off_t{64_KiB}), 3);
   std::optional<Mapping> mappings[3];
+  std::optional<Mapping> guarded;  // Not a byte beyond it is touched.
   fault::arm({{.matches =
                    [](const Call& call, std::size_t) {
                      return call.function == Function::madvise &&
                             call.detail == madv_populate_write;
                    },
                .error_number = EINVAL,
-               .times = 3}});
+               .times = 4}});
   mappings[0] = Mapping::file(file.fd(), 128_KiB, {}, {.populate = true});
   mappings[1] = Mapping::file(file.fd(), 128_KiB, {.sharing = kvm::FileSharing::private_copy},
                               {.populate = true});
   mappings[2] = Mapping::anonymous(128_KiB, {.populate = true});
+  guarded = Mapping::anonymous(128_KiB, {.populate = true, .guard_pages = true});
   fault::disarm();
-  EXPECT_EQ(fault::injected(), 3u);
+  EXPECT_EQ(fault::injected(), 4u);
   for (const auto& mapping : mappings) {
     std::vector<unsigned char> pages(128_KiB / kvm::detail::sys::page_size());
     ASSERT_EQ(::mincore(mapping->data(), 128_KiB, pages.data()), 0);

@@ -176,9 +176,15 @@ TEST(Exhaustion, OfRemovals) {
 TEST(Exhaustion, OfPinning) {
   exhaust(
       [] {
-        auto f = std::make_unique<Slots>(1);
-        f->added = f->vm.add_memory(Gpa{2 * page}, Mapping::anonymous(page));
-        return f;
+        struct Pinned : Slots {
+          // Another pin of this thread, which one that fails must not undo.
+          std::optional<kvm::Pin> earlier;
+          Pinned() : Slots(1) {
+            added = vm.add_memory(Gpa{2 * page}, Mapping::anonymous(page));
+            earlier = view.pin(Gpa{2 * page}, 8, kvm::PinFor::writing);
+          }
+        };
+        return std::make_unique<Pinned>();
       },
       [](Slots& f) {
         auto pin = f.view.pin(Gpa{page}, 2 * page, kvm::PinFor::writing);
@@ -186,9 +192,11 @@ TEST(Exhaustion, OfPinning) {
         EXPECT_TRUE(pin && pin->iovecs().size() == 2);
         return true;
       },
-      [](Slots& f, bool) {
+      [](auto& f, bool) {
         f.expect_whole();
         EXPECT_FALSE(kvm_test::state_of(f.slots[0])->pinned());
+        EXPECT_TRUE(kvm_test::state_of(*f.added)->pinned());
+        f.earlier.reset();
         EXPECT_FALSE(kvm_test::state_of(*f.added)->pinned());
       });
 }
