@@ -64,8 +64,8 @@ template struct Reach<PinsMutex, &kvm::detail::SlotState::pins_mutex_>;
 
 namespace {
 
-using kvm::Gpa;
 using kvm::GfnRange;
+using kvm::Gpa;
 using kvm::Mapping;
 using kvm::MemorySlot;
 using namespace kvm::literals;
@@ -95,8 +95,8 @@ struct Locks : testing::Test {
   kvm::GuestMemory memory = vm.memory();
 };
 
-// Who waits for a harvest to end is not taken for the one that harvests, and neither is who has ended
-// its own: the one that does would not be told that it calls itself.
+// Who waits for a harvest to end is not taken for the one that harvests, and neither is who has
+// ended its own: the one that does would not be told that it calls itself.
 TEST_F(Locks, OnlyWhoHarvestsIsTheHarvester) {
   const MemorySlot slot = vm.add_memory(Gpa{0}, Mapping::anonymous(page), {.log_dirty = true});
   kvm::DirtyTracker tracker = vm.track_dirty(kvm::DirtyMode::log);
@@ -128,10 +128,9 @@ TEST_F(Locks, WhatHasGoneIsLookedForInPinsBeforeItMarks) {
   slot.reset();
   static_cast<void>(kvm_test::take_marks(alias));
   auto& registry = kvm_test::registry_of(alias);
-  EXPECT_EQ(watch(
-                (*state).*reach(kvm_test::PinsMutex{}),
-                [&] { EXPECT_TRUE(kvm_test::take_marks(alias).empty()); },
-                [&] { registry.settle_departed(); }),
+  EXPECT_EQ(watch((*state).*reach(kvm_test::PinsMutex{}),
+                  [&] { EXPECT_TRUE(kvm_test::take_marks(alias).empty()); },
+                  [&] { registry.settle_departed(); }),
             2);
   EXPECT_EQ(kvm_test::take_marks(alias).size(), 4u);
   pin.reset();

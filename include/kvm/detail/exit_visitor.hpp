@@ -104,6 +104,15 @@ struct Parameter<R(A...) noexcept> : SignatureParameter<R, A...> {};
 template <class F>
 using parameter_t = typename Parameter<std::remove_cv_t<F>>::type;
 
+template <class... A, class... B>
+auto operator+(TypeList<A...>, TypeList<B...>) -> TypeList<A..., B...>;
+
+/// Compilers print its whole name where an assertion of it fails.
+template <class Missing>
+struct ExitsWithoutHandler {
+  static constexpr bool are_none = __is_same(Missing, TypeList<>);
+};
+
 template <class F, class E>
 concept TakesLvalue = requires(F& handler, E& exit) {
   handler(exit);
@@ -200,9 +209,13 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
                     "kvm-hpp: two handlers name the same exit");
       static_assert(one_generic, "kvm-hpp: more than one handler is for all the rest");
       if constexpr (all_of_this_architecture && one_each && one_generic) {
-        static_assert(valid,
-                      "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
-                      "auto&& for all the rest");
+        if constexpr (!valid) {
+          using Missing = decltype((TypeList<>{} + ... +
+                                    std::conditional_t<handled<Es>(), TypeList<>, TypeList<Es>>{}));
+          static_assert(ExitsWithoutHandler<Missing>::are_none,
+                        "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
+                        "auto&& for all the rest");
+        }
         static_assert(!valid || have_common_result,
                       "kvm-hpp: the handlers return types that have no common type; one that only "
                       "throws needs a return type, too: [](auto&&) -> T { throw error; }");
