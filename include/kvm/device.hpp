@@ -5,7 +5,7 @@
 #include <kvm/detail/kernel_header.hpp>
 #if !KVM_HPP_REFUSED
 
-#include <kvm/detail/vm_state.hpp>
+#include <kvm/detail/vm_handle.hpp>
 #include <kvm/fd.hpp>
 
 #include <cstdint>
@@ -42,10 +42,10 @@ class [[nodiscard]] Device : public detail::Handle<uapi::Scope::device> {
  private:
   friend class Vm;
 
-  Device(std::shared_ptr<detail::VmState> state, Fd fd) noexcept
-      : Handle(fd.get()), state_(std::move(state)), owned_(std::move(fd)) {}
+  Device(std::shared_ptr<detail::VmHandle> vm, Fd fd) noexcept
+      : Handle(fd.get()), vm_(std::move(vm)), owned_(std::move(fd)) {}
 
-  std::shared_ptr<detail::VmState> state_;
+  std::shared_ptr<detail::VmHandle> vm_;
   Fd owned_;
 };
 

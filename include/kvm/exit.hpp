@@ -10,12 +10,10 @@
 #include <kvm/error.hpp>
 #include <kvm/exits.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <span>
 #include <string>
 #include <system_error>
@@ -42,6 +40,12 @@ inline constexpr std::uint64_t exits_to_complete = [] {
 
 constexpr bool completes_on_entry(std::uint32_t reason) {
   return reason < 64 && (exits_to_complete >> reason & 1) != 0;
+}
+
+/// As many of the array as KVM says to have filled, and no more than it has.
+template <std::size_t size>
+std::span<const std::uint64_t> first_of(const std::uint64_t (&array)[size], std::uint32_t filled) {
+  return {array, filled < size ? filled : size};
 }
 
 template <class E>
@@ -280,10 +284,8 @@ R Exit::dispatch(F&& handle) const {
       return handle(exits::Interrupted{false});
     case ExitReason::system_event: {
       const auto& event = run->system_event;
-      return handle(exits::SystemEvent{
-          event.type,
-          {event.data, std::min<std::size_t>(event.ndata, std::size(event.data))},
-          event.flags});
+      return handle(
+          exits::SystemEvent{event.type, detail::first_of(event.data, event.ndata), event.flags});
     }
     case ExitReason::dirty_ring_full:
       return handle(exits::DirtyRingFull{});
@@ -299,9 +301,8 @@ R Exit::dispatch(F&& handle) const {
     }
     case ExitReason::internal_error: {
       const auto& internal = run->internal;
-      return handle(exits::InternalError{
-          internal.suberror,
-          {internal.data, std::min<std::size_t>(internal.ndata, std::size(internal.data))}});
+      return handle(
+          exits::InternalError{internal.suberror, detail::first_of(internal.data, internal.ndata)});
     }
     case ExitReason::memory_fault:  // Only counts with an errno: see decode_failure (R25).
       break;

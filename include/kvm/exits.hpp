@@ -9,7 +9,6 @@
 #include <kvm/uapi/exit_reasons.hpp>
 #include <kvm/uapi/run.hpp>
 
-#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
@@ -191,7 +190,8 @@ struct IrqWindowOpen {
   static constexpr unsigned arches = on_x86;
 };
 
-/// KVM_EXIT_SHUTDOWN: a triple fault. The vCPU stays in that state.
+/// KVM_EXIT_SHUTDOWN: a triple fault. Running again does not help: kvm_intel
+/// leaves the vCPU as it was, kvm_amd has reset it by then.
 struct Shutdown {
   static constexpr unsigned arches = on_x86;
 };
@@ -234,6 +234,7 @@ struct InternalError {
 
   /// The instruction that KVM could not emulate: up to 15 bytes from the
   /// guest's RIP, if KVM tells (KVM_CAP_EXIT_ON_EMULATION_FAILURE helps).
+  template <class = void>
   std::optional<std::span<const std::byte>> instruction_bytes() const noexcept {
     constexpr std::uint64_t bytes_are_valid = 1;
     // The overlay: data[0] flags, then one byte of size and 15 of code (R33).
@@ -241,8 +242,8 @@ struct InternalError {
       return std::nullopt;
     }
     const auto bytes = std::as_bytes(data.subspan(1, 2));
-    const auto size = std::min<std::size_t>(std::to_integer<std::size_t>(bytes[0]), 15);
-    return bytes.subspan(1, size);
+    const auto size = std::to_integer<std::size_t>(bytes[0]);
+    return bytes.subspan(1, size < 15 ? size : 15);
   }
 };
 

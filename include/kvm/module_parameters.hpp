@@ -70,8 +70,9 @@ struct ParameterText {
   std::string text;
   int error_number = 0;
 };
-inline ParameterText read_parameter(std::string_view directory, std::string_view module,
-                                    std::string_view name) {
+template <class = void>  // Costs nothing where it is not called.
+ParameterText read_parameter(std::string_view directory, std::string_view module,
+                             std::string_view name) {
   // A name is one step down: it cannot lead elsewhere.
   for (const std::string_view step : {module, name}) {
     if (step.empty() || step == "." || step == ".." ||
@@ -110,7 +111,7 @@ Result<T> try_parameter(std::string_view directory, std::string_view name,
                         std::string_view module) {
   constexpr auto operation = "module_parameter";
   const auto arguments = [&] { return text("module=", module, ", name=", name); };
-  const ParameterText read = read_parameter(directory, module, name);
+  const ParameterText read = read_parameter<>(directory, module, name);
   if (read.error_number != 0) {
     std::string_view cause;
     switch (read.error_number) {
@@ -174,7 +175,8 @@ struct HaltPollParameters {
 
 /// Reads the module kvm's four parameters for polling, as they are now: root
 /// can change them at any time. Any thread may call it.
-inline HaltPollParameters halt_poll_parameters() {
+template <class = void>
+HaltPollParameters halt_poll_parameters() {
   const auto read = [](std::string_view name) -> std::optional<std::uint32_t> {
     auto value = try_module_parameter<std::uint32_t>(name);
     return value ? std::optional(*value) : std::nullopt;

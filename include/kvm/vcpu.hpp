@@ -94,6 +94,7 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
   }
 
   /// The ids of the registers that one_reg reaches (KVM_GET_REG_LIST).
+  template <class = void>
   Result<std::vector<std::uint64_t>> try_get_reg_list() const {
     constexpr auto request = uapi::request::get_reg_list;
     std::vector<std::uint64_t> list(1);  // The count, then the ids.
@@ -113,6 +114,7 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
     list.erase(list.begin());
     return list;
   }
+  template <class = void>
   std::vector<std::uint64_t> get_reg_list() const { return try_get_reg_list().value(); }
 
   /// Whether it runs, is halted or waits (KVM_GET_MP_STATE), see uapi::mp_state.
@@ -134,9 +136,8 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
   /// this refuses those that KVM_CAP_SET_GUEST_DEBUG2 does not list.
   Result<void> try_set_guest_debug(const uapi::kvm_guest_debug& debug) {
     constexpr auto request = uapi::request::set_guest_debug;
-    if (vm_state()) {
-      const int known =
-          vm_state()->call(uapi::request::check_extension, uapi::cap::set_guest_debug2);
+    if (vm()) {
+      const int known = vm()->call(uapi::request::check_extension, uapi::cap::set_guest_debug2);
       if (known > 0 && (debug.control & ~static_cast<std::uint32_t>(known)) != 0) {
         return detail::make_error(EINVAL, request.name,
                                   detail::text("control=", detail::Hex{debug.control}),
@@ -154,9 +155,9 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
   friend class CoalescedRing;
   friend class DirtyRing;
 
-  Vcpu(std::shared_ptr<detail::VmState> state, Fd fd, std::shared_ptr<detail::RunControl> control,
+  Vcpu(std::shared_ptr<detail::VmHandle> vm, Fd fd, std::shared_ptr<detail::RunControl> control,
        VcpuId id) noexcept
-      : detail::ArchVcpu(std::move(state), std::move(fd), std::move(control), id) {}
+      : detail::ArchVcpu(std::move(vm), std::move(fd), std::move(control), id) {}
 
   template <uapi::Scopes R>
   Result<void> one_reg(uapi::Request<R> request, std::uint64_t id, const void* value,

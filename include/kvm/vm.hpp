@@ -7,6 +7,7 @@
 
 #include <kvm/capability.hpp>
 #include <kvm/detail/capability_handle.hpp>
+#include <kvm/detail/vm_capabilities.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/device.hpp>
 #include <kvm/irq/coalesced.hpp>
@@ -154,11 +155,12 @@ class [[nodiscard]] Vm : public detail::ArchVm {
     }
     state_->vcpus_exist = true;
     Fd owned(fd);
-    auto page = Mapping::try_shared("mmap of the vCPU's run page", fd, state_->vcpu_mmap_size());
-    if (!page) {
-      return page.error();
+    auto pages =
+        detail::VcpuPages::try_map("mmap of the vCPU's run page", fd, state_->vcpu_mmap_size());
+    if (!pages) {
+      return pages.error();
     }
-    auto control = std::make_shared<detail::RunControl>(std::move(*page));
+    auto control = std::make_shared<detail::RunControl>(std::move(*pages));
     if (state_->rings.bytes() != 0) {
       auto ring = state_->rings.try_add(fd, id, control, *state_->ids());
       if (!ring) {
@@ -300,10 +302,10 @@ class [[nodiscard]] Vm : public detail::ArchVm {
   ///             outlive this call
   Result<CoalescedRing> try_create_coalesced_ring(const Vcpu& vcpu) {
     constexpr const char* operation = "Vm::create_coalesced_ring";
-    if (!state_ || !vcpu.vm_state()) {
+    if (!state_ || !vcpu.vm()) {
       return detail::make_error(EBADF, operation, {}, "this handle is empty: it was moved from");
     }
-    if (vcpu.vm_state() != state_) {
+    if (vcpu.vm() != state_) {
       return failure(operation, EINVAL, detail::text("vcpu=", vcpu.id().value),
                      "the vCPU is another VM's");
     }

@@ -120,4 +120,34 @@ TEST(ExitsGuide, Completion) {
   EXPECT_EQ(vcpu.get_regs().rax & 0xff, 0x5au);
 }
 
+TEST(ExitsGuide, PostMortem) {
+  // mov $0x30000000, %ebx; fld (%rbx): a device's register in a way that KVM cannot emulate
+  Guest guest = Guest::long_mode({0xbb, 0x00, 0x00, 0x00, 0x30, 0xd9, 0x03, 0xf4}, 0);
+  kvm::Vm& vm = guest.vm;
+  kvm::Vcpu& vcpu = guest.vcpu;
+  const kvm::Exit exit = vcpu.run();
+  //! [post-mortem]
+  std::string message = exit.describe();  // now: the exit is gone once the vCPU runs again
+  kvm::GuestMemory::View memory = vm.memory().view();
+  const auto regs = vcpu.try_get_regs();
+  const auto sregs = vcpu.try_get_sregs();
+  if (regs && sregs) {
+    char text[80];
+    std::snprintf(text, sizeof text, "; rip=%#llx cr0=%#llx cr3=%#llx code", regs->rip, sregs->cr0,
+                  sregs->cr3);
+    message += text;
+    for (std::uint64_t i = 0; i < 8; ++i) {
+      // By the guest's page tables, and then to what is there.
+      const auto gpa = vcpu.try_translate(sregs->cs.base + regs->rip + i);
+      const auto byte = gpa && *gpa ? memory.read<std::uint8_t>(**gpa) : std::nullopt;
+      std::snprintf(text, sizeof text, byte ? " %02x" : " ??", unsigned{byte.value_or(0)});
+      message += text;
+    }
+  }
+  //! [post-mortem]
+  EXPECT_NE(message.find("KVM_EXIT_INTERNAL_ERROR: suberror 1"), std::string::npos) << message;
+  EXPECT_NE(message.find("rip=0x1005 "), std::string::npos) << message;
+  EXPECT_NE(message.find("code d9 03 f4"), std::string::npos) << message;
+}
+
 }  // namespace

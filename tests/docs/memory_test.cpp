@@ -17,6 +17,22 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+//! [struct]
+struct Descriptor {  // a virtqueue's: 16 bytes, and nothing between them
+  std::uint64_t address;
+  std::uint32_t length;
+  std::uint16_t flags;
+  std::uint16_t next;
+};
+
+struct Sample {  // three bytes of padding, and a float
+  std::uint8_t kind;
+  float value;
+};
+template <>  // so it has to say that guests may share it
+inline constexpr bool kvm::is_guest_layout<Sample> = true;
+//! [struct]
+
 namespace {
 
 using namespace kvm::literals;
@@ -42,6 +58,40 @@ TEST(MemoryGuide, Slots) {
   kvm::GuestMemory::View memory = vm.memory().view();
   EXPECT_TRUE(memory.write<std::uint32_t>(kvm::Gpa{0x1000}, 7));
   EXPECT_EQ(memory.read<std::uint32_t>(kvm::Gpa{4_GiB + 0x1000}), 7u);
+}
+
+TEST(MemoryGuide, Addresses) {
+  //! [gpa]
+  constexpr kvm::Gpa ring{0x10000};
+  constexpr kvm::Gpa third = ring + 2 * sizeof(Descriptor);  // in bytes; wraps at 2^64
+  constexpr std::uint64_t distance = third - ring;
+  constexpr std::uint64_t number = third.value;  // for a register, a printf, an ioctl
+  constexpr kvm::Gpa page{number & ~std::uint64_t{0xfff}};
+  constexpr bool low = third < kvm::Gpa{4_GiB};  // compared with other addresses only
+  //! [gpa]
+  EXPECT_EQ(distance, 32u);
+  EXPECT_EQ(number, 0x10020u);
+  EXPECT_EQ(page, ring);
+  EXPECT_TRUE(low);
+}
+
+TEST(MemoryGuide, Structs) {
+  kvm::System system;
+  kvm::Vm vm = system.create_vm();
+  kvm::MemorySlot ram = vm.add_memory(kvm::Gpa{0}, kvm::Mapping::anonymous(1_MiB));
+  kvm::GuestMemory::View memory = vm.memory().view();
+  const kvm::Gpa table{0x2000};
+  const std::uint16_t index = 1;
+  //! [use-struct]
+  std::optional<Descriptor> descriptor =
+      memory.read<Descriptor>(table + index * sizeof(Descriptor));
+  bool written = memory.write<Sample>(kvm::Gpa{0x3000}, {.kind = 1, .value = 0.5f});
+  //! [use-struct]
+  ASSERT_TRUE(descriptor);
+  EXPECT_EQ(descriptor->length, 0u);
+  EXPECT_TRUE(written);
+  ASSERT_TRUE(memory.read<Sample>(kvm::Gpa{0x3000}));
+  EXPECT_EQ(memory.read<Sample>(kvm::Gpa{0x3000})->value, 0.5f);
 }
 
 TEST(MemoryGuide, Access) {

@@ -26,6 +26,7 @@
 #include "fault/interpose.hpp"
 #include "support/child.hpp"
 #include "support/slot_access.hpp"
+#include "support/zeroed_pages.hpp"
 
 namespace kvm_test {
 struct ExistsOfState {
@@ -323,9 +324,9 @@ struct Rings : Vms {
 
   /// A ring of a page, as if the guest had written there.
   std::shared_ptr<VcpuRing> add_ring(std::weak_ptr<const void> owner) {
-    Mapping memory = Mapping::anonymous(page_size);
-    entries = reinterpret_cast<kvm::uapi::kvm_dirty_gfn*>(memory.data());
-    rings.push_back(std::make_shared<VcpuRing>(std::move(memory), vcpu.id(), std::move(owner), 0));
+    kvm::detail::VcpuPages pages = kvm_test::zeroed_pages(page_size);
+    entries = reinterpret_cast<kvm::uapi::kvm_dirty_gfn*>(pages.data());
+    rings.push_back(std::make_shared<VcpuRing>(std::move(pages), vcpu.id(), std::move(owner), 0));
     shared.rings.enable(static_cast<std::uint32_t>(page_size));
     return rings.back();
   }

@@ -27,6 +27,7 @@
 #include "fault/interpose.hpp"
 #include "support/child.hpp"
 #include "support/slot_access.hpp"
+#include "support/zeroed_pages.hpp"
 #include "watch.hpp"
 
 namespace kvm_test {
@@ -305,13 +306,13 @@ TEST(DirtyEdges, ARangeIsMarkedBeyondItsFirstWord) {
   }
 }
 TEST(DirtyEdges, ARingIsDrainedAsFarAsThereIsRoom) {
-  Mapping memory = Mapping::anonymous(page_size);
-  auto* const entries = reinterpret_cast<kvm::uapi::kvm_dirty_gfn*>(memory.data());
+  kvm::detail::VcpuPages pages = kvm_test::zeroed_pages(page_size);
+  auto* const entries = reinterpret_cast<kvm::uapi::kvm_dirty_gfn*>(pages.data());
   for (std::uint32_t i = 0; i < 5; ++i) {
     entries[i].flags = kvm::uapi::dirty_gfn::dirty;
     entries[i].slot = i;
   }
-  kvm::detail::VcpuRing ring(std::move(memory), kvm::VcpuId(0), {}, 0);
+  kvm::detail::VcpuRing ring(std::move(pages), kvm::VcpuId(0), {}, 0);
   std::vector<std::uint32_t> slots;
   ring.drain(2, [&](const kvm::detail::VcpuRing::Entry& entry) {
     EXPECT_EQ(entries[entry.slot].flags, kvm::uapi::dirty_gfn::dirty)

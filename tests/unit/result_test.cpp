@@ -135,7 +135,8 @@ TEST(Result, ThrowsItsErrorWhereAValueIsAskedFor) {
               std::string_view::npos);
   }
   EXPECT_THROW(static_cast<void>(*result), Error);
-  EXPECT_THROW(static_cast<void>(Result<std::string>(failure())->size()), Error);
+  const Result<std::string> named = failure(ENOENT);
+  EXPECT_THROW(static_cast<void>(named->size()), Error);
   EXPECT_THROW(Result<void>(failure()).value(), std::system_error);
 }
 #else

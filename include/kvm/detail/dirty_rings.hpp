@@ -4,7 +4,7 @@
 
 #include <kvm/detail/slot_registry.hpp>
 #include <kvm/detail/syscalls.hpp>
-#include <kvm/memory/mapping.hpp>
+#include <kvm/detail/vcpu_pages.hpp>
 #include <kvm/types.hpp>
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/requests.hpp>
@@ -45,10 +45,10 @@ class VcpuRing {
 
   /// @param vcpu  what lives as long as the vCPU's handle
   /// @param stamp of the slot numbers that were given back until now
-  VcpuRing(Mapping memory, VcpuId vcpu_id, std::weak_ptr<const void> vcpu, std::uint64_t stamp)
+  VcpuRing(VcpuPages pages, VcpuId vcpu_id, std::weak_ptr<const void> vcpu, std::uint64_t stamp)
       : id(vcpu_id),
-        memory_(std::move(memory)),
-        mask_(static_cast<std::uint32_t>(memory_.size() / sizeof(uapi::kvm_dirty_gfn)) - 1),
+        pages_(std::move(pages)),
+        mask_(static_cast<std::uint32_t>(pages_.size() / sizeof(uapi::kvm_dirty_gfn)) - 1),
         vcpu_(std::move(vcpu)),
         empty_at_(stamp) {}
 
@@ -83,13 +83,13 @@ class VcpuRing {
   friend class DirtyRings;
 
   uapi::kvm_dirty_gfn& at(std::uint32_t index) const noexcept {
-    return reinterpret_cast<uapi::kvm_dirty_gfn*>(memory_.data())[index & mask_];
+    return reinterpret_cast<uapi::kvm_dirty_gfn*>(pages_.data())[index & mask_];
   }
   std::uint32_t flags(std::uint32_t index) const noexcept {
     return __atomic_load_n(&at(index).flags, __ATOMIC_ACQUIRE);
   }
 
-  Mapping memory_;
+  VcpuPages pages_;
   std::uint32_t mask_;
   std::uint32_t next_ = 0;  // free running, as KVM's own
   std::weak_ptr<const void> vcpu_;
@@ -109,13 +109,13 @@ class DirtyRings {
   Result<void> try_add(int vcpu_fd, VcpuId id, std::weak_ptr<const void> owner,
                        const SlotIds& ids) {
     const auto offset = static_cast<off_t>(sys::page_size()) * uapi::page_offset::dirty_ring;
-    auto memory = Mapping::try_shared("mmap of the vCPU's dirty ring", vcpu_fd, bytes(), offset);
-    if (!memory) {
-      return memory.error();
+    auto pages = VcpuPages::try_map("mmap of the vCPU's dirty ring", vcpu_fd, bytes(), offset);
+    if (!pages) {
+      return pages.error();
     }
     const std::lock_guard lock(mutex);
     rings_.push_back(
-        std::make_shared<VcpuRing>(std::move(memory).value(), id, std::move(owner), ids.stamp()));
+        std::make_shared<VcpuRing>(std::move(pages).value(), id, std::move(owner), ids.stamp()));
     return {};
   }
 

@@ -2,7 +2,7 @@
 #ifndef KVM_HPP_DETAIL_EVENT_BINDING_HPP
 #define KVM_HPP_DETAIL_EVENT_BINDING_HPP
 
-#include <kvm/detail/vm_state.hpp>
+#include <kvm/detail/vm_handle.hpp>
 #include <kvm/error.hpp>
 #include <kvm/fd.hpp>
 #include <kvm/irq/event_fd.hpp>
@@ -33,7 +33,7 @@ class EventBinding {
   EventBinding& operator=(EventBinding&& other) noexcept {
     if (this != &other) {
       drop();
-      state_ = std::move(other.state_);
+      vm_ = std::move(other.vm_);
       event_ = std::move(other.event_);
       arguments_ = other.arguments_;
     }
@@ -48,19 +48,19 @@ class EventBinding {
       return {};
     }
     if (const int error_number = unbind(); error_number != 0) {
-      return failure(*state_, arguments_, error_number, "the binding is still there");
+      return failure(*vm_, arguments_, error_number, "the binding is still there");
     }
     event_.reset();
-    state_.reset();
+    vm_.reset();
     return {};
   }
   void deassign() { try_deassign().value(); }
 
  protected:
-  static Result<EventBinding> try_bind(const std::shared_ptr<VmState>& state, const EventFd& event,
+  static Result<EventBinding> try_bind(const std::shared_ptr<VmHandle>& vm, const EventFd& event,
                                        Arguments arguments) {
     constexpr auto request = Traits::request();
-    if (!state) {
+    if (!vm) {
       return make_error(EBADF, request.name, Traits::describe(arguments),
                         "this handle is empty: it was moved from");
     }
@@ -71,37 +71,37 @@ class EventBinding {
                         error_number == EBADF ? "the eventfd is empty, or was closed" : "");
     }
     arguments.fd = static_cast<decltype(arguments.fd)>(own.get());
-    if (state->call(request, &arguments) < 0) {
+    if (vm->call(request, &arguments) < 0) {
       const int error_number = errno;
-      return failure(*state, arguments, error_number, Traits::explain(error_number, arguments));
+      return failure(*vm, arguments, error_number, Traits::explain(error_number, arguments));
     }
-    return EventBinding(state, std::move(own), arguments);
+    return EventBinding(vm, std::move(own), arguments);
   }
 
   const Arguments& arguments() const noexcept { return arguments_; }
 
  private:
-  EventBinding(std::shared_ptr<VmState> state, Fd event, const Arguments& arguments) noexcept
-      : state_(std::move(state)), event_(std::move(event)), arguments_(arguments) {}
+  EventBinding(std::shared_ptr<VmHandle> vm, Fd event, const Arguments& arguments) noexcept
+      : vm_(std::move(vm)), event_(std::move(event)), arguments_(arguments) {}
 
   int unbind() const noexcept {
     const Arguments arguments = Traits::deassign(arguments_);
-    return state_->call(Traits::request(), &arguments) < 0 ? errno : 0;
+    return vm_->call(Traits::request(), &arguments) < 0 ? errno : 0;
   }
   void drop() noexcept {
-    if (event_ && !state_->foreign()) {
+    if (event_ && !vm_->foreign()) {
       unbind();
     }
     event_.reset();
-    state_.reset();
+    vm_.reset();
   }
 
-  static Error failure(const VmState& state, const Arguments& arguments, int error_number,
+  static Error failure(const VmHandle& vm, const Arguments& arguments, int error_number,
                        std::string_view cause) {
-    return state.failure(Traits::request().name, error_number, Traits::describe(arguments), cause);
+    return vm.failure(Traits::request().name, error_number, Traits::describe(arguments), cause);
   }
 
-  std::shared_ptr<VmState> state_;
+  std::shared_ptr<VmHandle> vm_;
   Fd event_;
   Arguments arguments_{};
 };

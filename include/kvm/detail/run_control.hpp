@@ -6,8 +6,8 @@
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
 #include <kvm/detail/thread_token.hpp>
+#include <kvm/detail/vcpu_pages.hpp>
 #include <kvm/error.hpp>
-#include <kvm/memory/mapping.hpp>
 #include <kvm/uapi/run.hpp>
 
 #include <atomic>
@@ -45,10 +45,10 @@ namespace detail {
 
 class RunControl {
  public:
-  explicit RunControl(Mapping page) noexcept
-      : page_(std::move(page)), size_(static_cast<std::uint32_t>(page_.size())) {}
+  explicit RunControl(VcpuPages pages) noexcept
+      : pages_(std::move(pages)), size_(static_cast<std::uint32_t>(pages_.size())) {}
 
-  uapi::kvm_run* run() const noexcept { return reinterpret_cast<uapi::kvm_run*>(page_.data()); }
+  uapi::kvm_run* run() const noexcept { return reinterpret_cast<uapi::kvm_run*>(pages_.data()); }
   /// Bytes mapped, a few pages.
   std::uint32_t size() const noexcept { return size_; }
 
@@ -143,7 +143,7 @@ class RunControl {
     if (in_run()) {
       misused("a vCPU was dropped while a thread was in its run(): kick it and join first");
     }
-    page_ = Mapping();
+    pages_ = VcpuPages();
   }
 
   // The kicker's side.
@@ -248,7 +248,7 @@ class RunControl {
   /// Sleeps rather than yields: the other side may have a lower priority.
   static void sleep() noexcept { sys::sleep_nanoseconds(1000); }
 
-  Mapping page_;
+  VcpuPages pages_;
   std::uint32_t size_;
   ProcessToken owner_ = this_process();
   pid_t process_ = sys::getpid();

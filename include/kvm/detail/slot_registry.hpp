@@ -3,10 +3,10 @@
 #define KVM_HPP_DETAIL_SLOT_REGISTRY_HPP
 
 #include <kvm/detail/address_space.hpp>
-#include <kvm/detail/handle.hpp>
 #include <kvm/detail/slot_ids.hpp>
 #include <kvm/detail/slot_state.hpp>
 #include <kvm/detail/vectors.hpp>
+#include <kvm/detail/vm_handle.hpp>
 #include <kvm/memory/memory_observer.hpp>
 #include <kvm/uapi/capabilities.hpp>
 
@@ -29,13 +29,9 @@ namespace detail {
 /// All memory slots of a VM: tells KVM, the readers and the observers of each
 /// change, in the order that none of them ever uses what is gone. Any thread;
 /// one change at a time.
-class SlotRegistry : public Handle<uapi::Scope::vm> {
+class SlotRegistry : public VmHandle {
  public:
-  explicit SlotRegistry(int fd) : Handle(fd), ids_(std::make_shared<SlotIds>()) {}
-
-  using Handle::call;
-  using Handle::failure;
-  using Handle::foreign;
+  explicit SlotRegistry(int fd) : VmHandle(fd), ids_(std::make_shared<SlotIds>()) {}
 
   /// What makes a slot, beside its memory.
   struct NewSlot {

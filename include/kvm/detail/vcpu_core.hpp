@@ -4,7 +4,7 @@
 
 #include <kvm/detail/capability_handle.hpp>
 #include <kvm/detail/run_control.hpp>
-#include <kvm/detail/vm_state.hpp>
+#include <kvm/detail/vm_handle.hpp>
 #include <kvm/exit.hpp>
 #include <kvm/fd.hpp>
 #include <kvm/kicker.hpp>
@@ -182,16 +182,16 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   uapi::kvm_run* run_page() const noexcept { return control_ ? control_->run() : nullptr; }
 
  protected:
-  VcpuCore(std::shared_ptr<VmState> state, Fd fd, std::shared_ptr<RunControl> control,
+  VcpuCore(std::shared_ptr<VmHandle> vm, Fd fd, std::shared_ptr<RunControl> control,
            VcpuId id) noexcept
       : CapabilityHandle(fd.get()),
-        state_(std::move(state)),
+        vm_(std::move(vm)),
         owned_(std::move(fd)),
         control_(std::move(control)),
         id_(id) {}
   VcpuCore(VcpuCore&& other) noexcept
       : CapabilityHandle(static_cast<CapabilityHandle&&>(other)),
-        state_(std::move(other.state_)),
+        vm_(std::move(other.vm_)),
         owned_(std::move(other.owned_)),
         control_(std::move(other.control_)),
         signal_mask_(other.signal_mask_),
@@ -204,7 +204,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
       close();
       CapabilityHandle::operator=(static_cast<CapabilityHandle&&>(other));
       owned_ = std::move(other.owned_);  // Before the state, which may hold its memory.
-      state_ = std::move(other.state_);
+      vm_ = std::move(other.vm_);
       control_ = std::move(other.control_);
       signal_mask_ = other.signal_mask_;
       unbind();
@@ -216,8 +216,8 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
   }
   ~VcpuCore() { close(); }
 
-  /// The state that the VM's handles share; null after a move.
-  const std::shared_ptr<VmState>& vm_state() const noexcept { return state_; }
+  /// The VM, whose VmState it is a part of; null after a move.
+  const std::shared_ptr<VmHandle>& vm() const noexcept { return vm_; }
 
   /// Sets a part of the vCPU's state; refused while a completion is pending,
   /// which would be lost or overwrite it (R30).
@@ -372,7 +372,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     control_.reset();
   }
 
-  std::shared_ptr<VmState> state_;
+  std::shared_ptr<VmHandle> vm_;
   Fd owned_;
   std::shared_ptr<RunControl> control_;
   std::optional<::sigset_t> signal_mask_;

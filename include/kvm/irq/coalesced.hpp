@@ -11,7 +11,6 @@
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/error.hpp>
 #include <kvm/exits.hpp>
-#include <kvm/memory/mapping.hpp>
 #include <kvm/types.hpp>
 #include <kvm/vcpu.hpp>
 
@@ -143,7 +142,7 @@ class [[nodiscard]] CoalescedRing {
     if (this != &other) {
       close();
       state_ = std::move(other.state_);
-      mapping_ = std::move(other.mapping_);
+      pages_ = std::move(other.pages_);
       page_ = other.page_;
     }
     return *this;
@@ -243,10 +242,8 @@ class [[nodiscard]] CoalescedRing {
 
   using Entry = detail::CoalescedPage::Entry;
 
-  CoalescedRing(std::shared_ptr<detail::VmState> state, Mapping mapping) noexcept
-      : state_(std::move(state)),
-        mapping_(std::move(mapping)),
-        page_(mapping_.data(), mapping_.size()) {}
+  CoalescedRing(std::shared_ptr<detail::VmState> state, detail::VcpuPages pages) noexcept
+      : state_(std::move(state)), pages_(std::move(pages)), page_(pages_.data(), pages_.size()) {}
 
   /// For a VM that nobody has claimed the ring of.
   /// @param vcpu_fd of any of the VM's vCPUs
@@ -264,16 +261,16 @@ class [[nodiscard]] CoalescedRing {
                                              "this KVM does not coalesce writes");
     }
     const std::size_t page = detail::sys::page_size();
-    auto mapping = Mapping::try_shared("mmap of the coalesced ring", vcpu_fd, page,
-                                       static_cast<off_t>(page) * offset);
-    if (!mapping) {
-      return mapping.error();
+    auto pages = detail::VcpuPages::try_map("mmap of the coalesced ring", vcpu_fd, page,
+                                            static_cast<off_t>(page) * offset);
+    if (!pages) {
+      return pages.error();
     }
     if (!state->coalesced.claim()) {
       return detail::make_error(EBUSY, operation, {},
                                 "the VM has a CoalescedRing already, and a ring has one consumer");
     }
-    return CoalescedRing(state, std::move(*mapping));
+    return CoalescedRing(state, std::move(*pages));
   }
 
   template <class... Handlers>
@@ -287,9 +284,9 @@ class [[nodiscard]] CoalescedRing {
   }
 
   int unusable(const Vcpu& vcpu) const noexcept {
-    return !state_                     ? EBADF
-           : state_->foreign()         ? EIO
-           : vcpu.vm_state() != state_ ? EINVAL
+    return !state_               ? EBADF
+           : state_->foreign()   ? EIO
+           : vcpu.vm() != state_ ? EINVAL
            : state_->coalesced.consumer.load(std::memory_order_relaxed) == detail::this_thread()
                ? EDEADLK
                : 0;
@@ -368,12 +365,12 @@ class [[nodiscard]] CoalescedRing {
     if (state_ && !state_->foreign()) {
       state_->coalesced.unclaim(*state_);
     }
-    mapping_ = Mapping();
+    pages_ = detail::VcpuPages();
     state_.reset();
   }
 
   std::shared_ptr<detail::VmState> state_;
-  Mapping mapping_;
+  detail::VcpuPages pages_;
   detail::CoalescedPage page_;
 };
 

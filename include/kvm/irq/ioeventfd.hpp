@@ -8,6 +8,7 @@
 #include <kvm/detail/event_binding.hpp>
 #include <kvm/irq/event_fd.hpp>
 #include <kvm/types.hpp>
+#include <kvm/uapi/constants.hpp>
 
 #include <cerrno>
 #include <concepts>
@@ -129,9 +130,9 @@ class [[nodiscard]] Ioeventfd : public detail::EventBinding<detail::IoeventfdTra
     ioeventfd.flags = at.port ? uapi::ioeventfd_flag::pio : 0u;
     return ioeventfd;
   }
-  static Result<Ioeventfd> try_create(const std::shared_ptr<detail::VmState>& state,
+  static Result<Ioeventfd> try_create(const std::shared_ptr<detail::VmHandle>& vm,
                                       const EventFd& event, const uapi::kvm_ioeventfd& ioeventfd) {
-    auto binding = try_bind(state, event, ioeventfd);
+    auto binding = try_bind(vm, event, ioeventfd);
     if (!binding) {
       return binding.error();
     }

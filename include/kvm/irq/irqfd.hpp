@@ -79,7 +79,7 @@ class [[nodiscard]] Irqfd : public detail::EventBinding<detail::IrqfdTraits> {
 
   explicit Irqfd(EventBinding binding) noexcept : EventBinding(std::move(binding)) {}
 
-  static Result<Irqfd> try_create(const std::shared_ptr<detail::VmState>& state, std::uint32_t gsi,
+  static Result<Irqfd> try_create(const std::shared_ptr<detail::VmHandle>& vm, std::uint32_t gsi,
                                   const EventFd& event, const EventFd* resample) {
     uapi::kvm_irqfd irqfd{};
     irqfd.gsi = gsi;
@@ -98,7 +98,7 @@ class [[nodiscard]] Irqfd : public detail::EventBinding<detail::IrqfdTraits> {
                                 "each acknowledgement would raise the interrupt again: the two "
                                 "eventfds must be different ones");
     }
-    auto binding = try_bind(state, event, irqfd);
+    auto binding = try_bind(vm, event, irqfd);
     if (!binding) {
       return binding.error();
     }

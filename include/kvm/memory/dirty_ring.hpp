@@ -50,7 +50,7 @@ class [[nodiscard]] DirtyRing {
       return detail::make_error(error_number, "DirtyRing", detail::text("vcpu=", vcpu.id().value),
                                 cause);
     };
-    const std::shared_ptr<detail::VmState>& state = vcpu.vm_state();
+    const auto state = std::static_pointer_cast<detail::VmState>(vcpu.vm());
     if (!state) {
       return fail(EBADF, "this handle is empty: it was moved from");
     }

@@ -8,7 +8,7 @@
 #include <kvm/capability/common.hpp>
 #include <kvm/capability/flags.hpp>
 #include <kvm/detail/syscalls.hpp>
-#include <kvm/detail/vm_state.hpp>
+#include <kvm/detail/vm_handle.hpp>
 #include <kvm/error.hpp>
 #include <kvm/fd.hpp>
 #include <kvm/memory/mapping.hpp>
@@ -35,7 +35,7 @@ KVM_HPP_BEGIN
 class [[nodiscard]] GuestMemfd {
  public:
   GuestMemfd(GuestMemfd&& other) noexcept
-      : state_(std::move(other.state_)),
+      : vm_(std::move(other.vm_)),
         fd_(std::move(other.fd_)),
         size_(std::exchange(other.size_, 0)),
         flags_(std::exchange(other.flags_, {})),
@@ -43,7 +43,7 @@ class [[nodiscard]] GuestMemfd {
   GuestMemfd& operator=(GuestMemfd&& other) noexcept {
     if (this != &other) {
       fd_ = std::move(other.fd_);
-      state_ = std::move(other.state_);
+      vm_ = std::move(other.vm_);
       size_ = std::exchange(other.size_, 0);
       flags_ = std::exchange(other.flags_, {});
       owner_ = other.owner_;
@@ -145,31 +145,31 @@ class [[nodiscard]] GuestMemfd {
 
   static constexpr std::string_view empty = "this handle is empty: it was moved from";
 
-  GuestMemfd(std::shared_ptr<detail::VmState> state, Fd fd, std::uint64_t size,
+  GuestMemfd(std::shared_ptr<detail::VmHandle> vm, Fd fd, std::uint64_t size,
              Flags<cap::GuestMemfdFlag> flags) noexcept
-      : state_(std::move(state)), fd_(std::move(fd)), size_(size), flags_(flags) {}
+      : vm_(std::move(vm)), fd_(std::move(fd)), size_(size), flags_(flags) {}
 
-  static Result<GuestMemfd> try_create(std::shared_ptr<detail::VmState> state, std::uint64_t size,
+  static Result<GuestMemfd> try_create(std::shared_ptr<detail::VmHandle> vm, std::uint64_t size,
                                        Flags<cap::GuestMemfdFlag> flags) {
     constexpr auto request = uapi::request::create_guest_memfd;
     const uapi::kvm_create_guest_memfd arguments{
         .size = size, .flags = flags.raw(), .reserved = {}};
-    const int fd = state->call(request, &arguments);
+    const int fd = vm->call(request, &arguments);
     if (fd < 0) {
       const int error_number = errno;
-      return state->failure(request.name, error_number,
-                            detail::text("size=", size, ", flags=", detail::Hex{flags.raw()}),
-                            explain(*state, error_number, size, flags));
+      return vm->failure(request.name, error_number,
+                         detail::text("size=", size, ", flags=", detail::Hex{flags.raw()}),
+                         explain(*vm, error_number, size, flags));
     }
     Fd owned(fd);
     // The kernel leaves it open across an exec, unlike all others of KVM's (R12).
     if (detail::sys::set_cloexec(fd) != 0) {
-      return state->failure("fcntl(F_SETFD)", errno, detail::text("of a guest_memfd, size=", size));
+      return vm->failure("fcntl(F_SETFD)", errno, detail::text("of a guest_memfd, size=", size));
     }
-    return GuestMemfd(std::move(state), std::move(owned), size, flags);
+    return GuestMemfd(std::move(vm), std::move(owned), size, flags);
   }
 
-  static std::string explain(const detail::VmState& state, int error_number, std::uint64_t size,
+  static std::string explain(const detail::VmHandle& vm, int error_number, std::uint64_t size,
                              Flags<cap::GuestMemfdFlag> flags) {
     const std::size_t page = detail::sys::page_size();
     if (error_number == ENOTTY || error_number == ENODEV) {
@@ -182,7 +182,7 @@ class [[nodiscard]] GuestMemfd {
     if (size == 0 || size % page != 0 || size > detail::largest_offset) {
       return detail::text("the size must be a positive multiple of the page size, ", page);
     }
-    const int known = state.call(uapi::request::check_extension, uapi::cap::guest_memfd_flags);
+    const int known = vm.call(uapi::request::check_extension, uapi::cap::guest_memfd_flags);
     if (!flags.empty() &&
         (known < 0 || !Flags<cap::GuestMemfdFlag>::from_raw(static_cast<std::uint64_t>(known))
                            .contains(flags))) {
@@ -192,7 +192,7 @@ class [[nodiscard]] GuestMemfd {
     return "this type of VM may have none: check<cap::GuestMemfd>() tells";
   }
 
-  std::shared_ptr<detail::VmState> state_;
+  std::shared_ptr<detail::VmHandle> vm_;
   Fd fd_;
   std::uint64_t size_ = 0;
   Flags<cap::GuestMemfdFlag> flags_;

@@ -10,7 +10,6 @@
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -224,7 +223,7 @@ Result<x86::Cpuid> fetch_cpuid(Send&& send, Fail&& fail) {
     }
     uapi::kvm_cpuid2 header;
     std::memcpy(&header, buffer.data(), sizeof header);
-    std::vector<uapi::kvm_cpuid_entry2> entries(std::min<std::size_t>(header.nent, room));
+    std::vector<uapi::kvm_cpuid_entry2> entries(header.nent < room ? header.nent : room);
     if (!entries.empty()) {
       std::memcpy(entries.data(), buffer.data() + uapi::kvm_cpuid2::array_offset,
                   entries.size() * sizeof entries[0]);

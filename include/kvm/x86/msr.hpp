@@ -9,10 +9,10 @@
 #include <kvm/uapi/constants.hpp>
 #include <kvm/uapi/structs.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -70,18 +70,19 @@ MsrTransfer transfer_msrs(std::span<Entry> msrs, Send&& send) noexcept {
   MsrTransfer transfer;
   while (transfer.done < msrs.size()) {
     MsrBlock<msr_block_size> block;
-    const auto part =
-        msrs.subspan(transfer.done, std::min(msrs.size() - transfer.done, msr_block_size));
+    const std::size_t left = msrs.size() - transfer.done;
+    const auto part = msrs.subspan(transfer.done, left < msr_block_size ? left : msr_block_size);
     block.header = {.nmsrs = static_cast<std::uint32_t>(part.size()), .pad = 0};
-    std::copy(part.begin(), part.end(), block.entries);
+    std::memcpy(block.entries, part.data(), part.size_bytes());
     const int count = send(static_cast<void*>(&block));
     if (count < 0) {
       transfer.failed = true;
       break;
     }
-    const std::size_t through = std::min(static_cast<std::size_t>(count), part.size());
+    const auto answered = static_cast<std::size_t>(count);
+    const std::size_t through = answered < part.size() ? answered : part.size();
     if constexpr (!std::is_const_v<Entry>) {
-      std::copy_n(block.entries, through, part.begin());
+      std::memcpy(part.data(), block.entries, through * sizeof(Entry));
     }
     transfer.done += through;
     if (through < part.size()) {

@@ -13,7 +13,6 @@
 #include <kvm/x86/snapshot.hpp>
 #include <kvm/x86/xsave.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -135,8 +134,9 @@ class VcpuCalls : public detail::VcpuCore {
         return answer.error();
       }
       has_xsave2_ = *answer > 0;
-      xsave_size_ = std::max(static_cast<std::uint32_t>(*answer),
-                             static_cast<std::uint32_t>(Xsave::min_size));
+      xsave_size_ = *answer > static_cast<int>(Xsave::min_size)
+                        ? static_cast<std::uint32_t>(*answer)
+                        : static_cast<std::uint32_t>(Xsave::min_size);
     }
     return std::size_t{xsave_size_};
   }
@@ -387,7 +387,10 @@ class VcpuCalls : public detail::VcpuCore {
     } table;
     static_assert(offsetof(decltype(table), entries) == uapi::kvm_cpuid2::array_offset);
     table.header = {.nent = static_cast<std::uint32_t>(cpuid.size()), .padding = 0};
-    std::copy(cpuid.begin(), cpuid.end(), table.entries);
+    std::size_t next = 0;
+    for (const Cpuid::Entry& entry : cpuid) {
+      table.entries[next++] = entry;
+    }
     if (auto flushed = flush_synced(); !flushed) {
       return flushed;
     }
@@ -868,10 +871,10 @@ class VcpuCalls : public detail::VcpuCore {
   /// A capability's bare answer, from the VM.
   Result<int> check_vm(unsigned capability) const {
     constexpr auto request = uapi::request::check_extension;
-    if (!vm_state()) {
+    if (!vm()) {
       return failure(request.name, EBADF);
     }
-    const int answer = vm_state()->call(request, capability);
+    const int answer = vm()->call(request, capability);
     if (answer < 0) {
       return failure(request.name, errno);
     }
