@@ -365,7 +365,8 @@ def main():
     text = text.replace("detail::ArchVm ", "x86::VmCalls ").replace("detail::ArchVcpu ", "x86::VcpuCalls ")
     text = text.replace("detail::ArchSystem ", "x86::SystemCalls ")
     # Those templates have no parameter to give.
-    text = re.sub(r"^ *template <class = void>\n", "\n", text, flags=re.MULTILINE)
+    # (What follows takes its line, since x() stands right below try_x().)
+    text = re.sub(r"^ *template <class = void>.*\n(.*\n)", r"\1\n", text, flags=re.MULTILINE)
     text = text.replace('__attribute__((visibility("default"))) ', "")
     text = text.replace("Observation(Observation &&)", "Observation(Observation&&)")
     # Doxygen takes the members of an anonymous union for public ones.

@@ -115,7 +115,9 @@ class [[nodiscard]] Vcpu : public detail::ArchVcpu {
     return list;
   }
   template <class = void>
-  std::vector<std::uint64_t> get_reg_list() const { return try_get_reg_list().value(); }
+  std::vector<std::uint64_t> get_reg_list() const {
+    return try_get_reg_list().value();
+  }
 
   /// Whether it runs, is halted or waits (KVM_GET_MP_STATE), see uapi::mp_state.
   Result<uapi::kvm_mp_state> try_get_mp_state() const {
