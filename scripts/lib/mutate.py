@@ -25,12 +25,13 @@ HEADERS = ['memory/*.hpp', 'exit.hpp', 'detail/slot_registry.hpp', 'detail/slot_
            'detail/slot_table.hpp', 'detail/slot_ids.hpp', 'detail/address_space.hpp',
            'detail/memory_reader.hpp', 'detail/guest_access.hpp', 'detail/dirty_words.hpp',
            'detail/dirty_rings.hpp', 'detail/dirty_collector.hpp', 'detail/exit_visitor.hpp',
-           'detail/barriers.hpp']
+           'detail/barriers.hpp', 'detail/vcpu_pages.hpp']
 # The tests that can notice, and tests/mutation/*_test.cpp. Suites named Serial are left out: they
 # measure time, or need all cores.
 TESTS = {
     'unit': ['barriers', 'describe', 'dirty_bitmap', 'dirty_words', 'exit', 'guest_access', 'mapping',
-             'pending_pages', 'slot_hints', 'slot_ids', 'slot_ids_allocation', 'slot_table', 'visit'],
+             'pending_pages', 'slot_hints', 'slot_ids', 'slot_ids_allocation', 'slot_table', 'vcpu_pages',
+             'visit'],
     'kvm': ['completion', 'departing_slot', 'dirty_allocation', 'dirty_log', 'dirty_model',
             'dirty_ring', 'dirty_throw', 'dirty_tracker', 'exits', 'gfn_to_hva_cache', 'guest_memfd',
             'guest_memory', 'handles', 'mapping', 'memory_conformance', 'memory_observer',

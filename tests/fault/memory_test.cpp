@@ -49,6 +49,15 @@ TEST_F(MemoryFaults, SharedMapping) {
                             }});
 }
 
+TEST_F(MemoryFaults, PagesOfAVcpu) {
+  fault::expect_withstands({.name = "VcpuPages::try_map", .run = [](Guest& guest) {
+                              return fault::attempt([&] {
+                                return kvm::detail::VcpuPages::try_map(
+                                    "mmap", guest.vcpu.fd(), guest.system.vcpu_mmap_size());
+                              });
+                            }});
+}
+
 TEST_F(MemoryFaults, AddMemory) {
   // The mapping that was not taken is still the caller's.
   std::optional<kvm::Mapping> memory;

@@ -254,6 +254,21 @@ TEST(Causes, OfMmap) {
   EXPECT_EQ(refused(ENODEV), "what is behind the descriptor cannot be mapped");
   EXPECT_EQ(refused(EAGAIN), "");
 }
+TEST(Causes, OfPagesOfAVcpu) {
+  const kvm::Fd zero(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+  const auto refused = [&](Function function, int error_number) {
+    return cause(failing(of(function), error_number),
+                 [&] { return kvm::detail::VcpuPages::try_map("x", zero.get(), page); });
+  };
+  EXPECT_EQ(refused(Function::mmap, ENOMEM),
+            "the host has no room for it, or its limits forbid it");
+  EXPECT_EQ(refused(Function::mmap, EACCES), "");
+  EXPECT_EQ(refused(Function::madvise, EINVAL), "MADV_DONTFORK was refused");
+  EXPECT_EQ(said({}, [&] { return kvm::detail::VcpuPages::try_map("x", zero.get(), page); })
+                .count(of(Function::munmap)),
+            0u)
+      << "what was moved from has nothing to unmap";
+}
 TEST(Causes, OfHugePages) {
   const std::string none =
       "the host may have no huge pages of 2 MiB: is there a "

@@ -39,18 +39,21 @@ class VcpuPages {
   /// @param offset    in bytes; the descriptor need not outlive the call
   static Result<VcpuPages> try_map(const char* operation, int fd, std::size_t size,
                                    off_t offset = 0) {
-    const auto fail = [&](const char* cause) {
-      return make_error(errno, operation,
+    const auto fail = [&](int error_number, const char* cause) {
+      return make_error(error_number, operation,
                         text("size=", size, ", offset=", Hex{static_cast<std::uint64_t>(offset)}),
                         cause);
     };
     void* const data = sys::mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, offset);
     if (data == MAP_FAILED) {
-      return fail(errno == ENOMEM ? "the host has no room for it, or its limits forbid it" : "");
+      const int error_number = errno;
+      return fail(error_number, error_number == ENOMEM
+                                    ? "the host has no room for it, or its limits forbid it"
+                                    : "");
     }
     VcpuPages pages(data, size);
     if (sys::madvise(data, size, MADV_DONTFORK) != 0) {
-      return fail("MADV_DONTFORK was refused");
+      return fail(errno, "MADV_DONTFORK was refused");
     }
     return pages;
   }
