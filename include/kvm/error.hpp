@@ -190,10 +190,12 @@ class [[nodiscard]] Result {
   /// The value; raises the error if there is none.
   T& value() & { return check(), value_; }
   const T& value() const& { return check(), value_; }
+  const T& value() const&& = delete;
   T value() && { return check(), std::move(value_); }  // By value: T&& would dangle.
   /// The value; raises the error if there is none.
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
+  const T& operator*() const&& = delete;
   T operator*() && { return std::move(*this).value(); }
   /// A member of the value; raises the error if there is none.
   /// Not of a temporary: what it is asked for may refer to what is gone with it,
@@ -207,12 +209,13 @@ class [[nodiscard]] Result {
   T value_or(T other) && { return has_value_ ? std::move(value_) : std::move(other); }
 
   /// Why there is no value. Calling it on a success aborts the program.
-  const Error& error() const {
+  const Error& error() const& {
     if (has_value_) {
       detail::misused("Result::error() was called on a success");
     }
     return error_;
   }
+  Error error() const&& { return error(); }  // By value, since the temporary goes.
 
  private:
   // Builtins: the library's traits would be instantiated for each T.
@@ -271,12 +274,13 @@ class [[nodiscard]] Result<void> {
   }
 
   /// Why the operation failed. Calling it on a success aborts the program.
-  const Error& error() const {
+  const Error& error() const& {
     if (!error_) {
       detail::misused("Result::error() was called on a success");
     }
     return *error_;
   }
+  Error error() const&& { return error(); }  // By value, since the temporary goes.
 
  private:
   std::unique_ptr<Error> error_;

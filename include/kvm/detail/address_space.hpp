@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_ADDRESS_SPACE_HPP
 #define KVM_HPP_DETAIL_ADDRESS_SPACE_HPP
 
+#include <kvm/detail/backoff.hpp>
 #include <kvm/detail/barriers.hpp>
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/slot_table.hpp>
@@ -86,7 +87,8 @@ class AddressSpace {
     void* address =
         sys::mmap(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) {
-      return make_error(errno, "mmap", text("size=", size), "for the table of memory slots");
+      const int error_number = errno;
+      return make_error(error_number, "mmap", text("size=", size), "for the table of memory slots");
     }
     if (sys::madvise(address, size, MADV_WIPEONFORK) != 0) {
       const int error_number = errno;
@@ -263,9 +265,10 @@ class AddressSpace {
   /// Waits until the accesses that began before `generation` are over: for as
   /// long as it takes to copy.
   void await(std::uint64_t generation) const noexcept {
+    Backoff backoff;
     for (unsigned turn = 0; !passed(generation); ++turn) {
       if (turn > 100) {
-        sys::sleep_nanoseconds(2000);
+        backoff.sleep();
       }
     }
   }

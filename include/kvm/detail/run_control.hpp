@@ -2,6 +2,7 @@
 #ifndef KVM_HPP_DETAIL_RUN_CONTROL_HPP
 #define KVM_HPP_DETAIL_RUN_CONTROL_HPP
 
+#include <kvm/detail/backoff.hpp>
 #include <kvm/detail/barriers.hpp>
 #include <kvm/detail/process.hpp>
 #include <kvm/detail/syscalls.hpp>
@@ -193,8 +194,9 @@ class RunControl {
     order_runner();
     // A full queue of real-time signals (EAGAIN) may drain: try again, but not
     // for ever, since it is shared by all of a user's processes.
-    constexpr unsigned attempts = 10'000;  // half a second
-    for (unsigned i = 0; i < attempts && in_run_.load(std::memory_order_acquire) != 0; ++i) {
+    constexpr long half_a_second = 500'000'000;
+    Backoff backoff;
+    while (backoff.slept() < half_a_second && in_run_.load(std::memory_order_acquire) != 0) {
       const pid_t thread = thread_.load(std::memory_order_relaxed);
       if (sys::tgkill(process_, thread, signal) == 0 || errno != EAGAIN) {
         return true;
@@ -202,7 +204,7 @@ class RunControl {
       if (sys::gettid() == thread) {
         return true;  // We are its signal handler: it is not in the guest, and won't enter.
       }
-      sleep();
+      backoff.sleep();
     }
     return !in_run();
   }
@@ -219,6 +221,7 @@ class RunControl {
   /// @return the state once no kick was in flight
   std::uint32_t await_kicks() noexcept {
     unsigned spins = 0;
+    Backoff backoff;  // Rather than yields: the kicker may have a lower priority.
     for (;;) {
       const std::uint32_t state = state_.load(std::memory_order_acquire);
       if (state < idle_ + one_kick) {
@@ -231,7 +234,7 @@ class RunControl {
       if (this_process() != owner_) {
         return state;  // Its kicker was not forked with us.
       }
-      sleep();
+      backoff.sleep();
     }
   }
 
@@ -244,9 +247,6 @@ class RunControl {
     asm volatile("" ::: "memory");
 #endif
   }
-
-  /// Sleeps rather than yields: the other side may have a lower priority.
-  static void sleep() noexcept { sys::sleep_nanoseconds(1000); }
 
   VcpuPages pages_;
   std::uint32_t size_;

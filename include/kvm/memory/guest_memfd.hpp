@@ -164,7 +164,9 @@ class [[nodiscard]] GuestMemfd {
     Fd owned(fd);
     // The kernel leaves it open across an exec, unlike all others of KVM's (R12).
     if (detail::sys::set_cloexec(fd) != 0) {
-      return vm->failure("fcntl(F_SETFD)", errno, detail::text("of a guest_memfd, size=", size));
+      const int error_number = errno;
+      return vm->failure("fcntl(F_SETFD)", error_number,
+                         detail::text("of a guest_memfd, size=", size));
     }
     return GuestMemfd(std::move(vm), std::move(owned), size, flags);
   }

@@ -5,6 +5,7 @@
 #include <kvm/detail/kernel_header.hpp>
 #if !KVM_HPP_REFUSED
 
+#include <kvm/detail/backoff.hpp>
 #include <kvm/detail/guest_access.hpp>
 #include <kvm/detail/vm_state.hpp>
 #include <kvm/memory/guest_memfd.hpp>
@@ -83,13 +84,14 @@ class [[nodiscard]] RemovedMemory {
   /// The memory, once nobody uses it. Accesses end by themselves; pins must be
   /// dropped by other threads: EDEADLK if this one made one of them.
   Result<Mapping> try_wait() {
+    detail::Backoff backoff;
     while (in_use()) {
       if (slot_->pinned_by(detail::this_thread())) {
         return detail::make_error(EDEADLK, "RemovedMemory::wait",
                                   detail::text("slot=", slot_->id.id),
                                   "this thread made a pin of it that is still held");
       }
-      detail::sys::sleep_nanoseconds(20'000);
+      backoff.sleep();
     }
     return try_take();
   }
