@@ -191,7 +191,7 @@ struct IrqWindowOpen {
 };
 
 /// KVM_EXIT_SHUTDOWN: a triple fault. Running again does not help: kvm_intel
-/// leaves the vCPU as it was, kvm_amd has reset it by then.
+/// leaves the vCPU as it was, kvm_amd has usually reset it by then.
 struct Shutdown {
   static constexpr unsigned arches = on_x86;
 };
@@ -233,7 +233,7 @@ struct InternalError {
   std::span<const std::uint64_t> data;
 
   /// The instruction that KVM could not emulate: up to 15 bytes from the
-  /// guest's RIP, if KVM tells (KVM_CAP_EXIT_ON_EMULATION_FAILURE helps).
+  /// guest's RIP, if KVM tells, as it does from Linux 5.14 on.
   template <class = void>
   std::optional<std::span<const std::byte>> instruction_bytes() const noexcept {
     constexpr std::uint64_t bytes_are_valid = 1;

@@ -192,8 +192,8 @@ TEST(DirtyGuide, BackToASnapshot) {
   std::byte* const now = ram.mapping().data();
   const std::vector<std::byte> then(now, now + ram.size());
   kvm::DirtyTracker tracker = vm.track_dirty();
-  tracker.log_all(true);
-  kvm::DirtySubscription written = tracker.subscribe({.all_pending = false});
+  ram.log_dirty(true);
+  kvm::DirtySubscription written = tracker.subscribe({.slot = &ram, .all_pending = false});
   //! [snapshot]
   for (int round = 0; round < 3; ++round) {
     //! [back]
@@ -238,6 +238,7 @@ TEST(DirtyGuide, TheRestOfTheState) {
     vcpus.back().set_cpuid2(source.system.supported_cpuid());
   }
   kvm_test::enter_real_mode(vcpus[0]);
+  vcpus[1].set_mp_state({.mp_state = kvm::uapi::mp_state::halted});
   constexpr std::size_t spurious_vector = 0xf0, requests_32_to_63 = 0x210;
   auto lapic = vcpus[0].get_lapic();
   lapic.regs[spurious_vector + 1] |= 1;  // bit 8: the local APIC is on
@@ -275,7 +276,7 @@ TEST(DirtyGuide, TheRestOfTheState) {
   //! [restore]
   EXPECT_EQ(there[0].get_regs().rip, kvm_test::code_at);
   EXPECT_EQ(there[0].get_lapic().regs[requests_32_to_63 + 1], 1);  // interrupt 40 is there
-  EXPECT_EQ(there[1].get_mp_state().mp_state, vcpus[1].get_mp_state().mp_state);
+  EXPECT_EQ(there[1].get_mp_state().mp_state, kvm::uapi::mp_state::halted);
   EXPECT_EQ(destination.get_irqchip(kvm::uapi::irqchip::pic_master).chip.pic.imr, 0x5a);
   EXPECT_GE(destination.get_clock().clock, 1'000'000'000'000u);
 }

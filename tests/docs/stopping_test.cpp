@@ -10,6 +10,7 @@
 #include <csignal>
 #include <exception>
 #include <functional>
+#include <mutex>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
@@ -109,6 +110,7 @@ void run_all(kvm::Vm& vm, unsigned count, SetUp set_up, Serve serve, Wait wait_f
   }
 
   std::stop_source stop;
+  std::once_flag failed;
   std::exception_ptr problem;
   const auto run = [&](Cpu& cpu) {
     // Called by whoever stops: first what the loop looks at, then the kick.
@@ -118,8 +120,9 @@ void run_all(kvm::Vm& vm, unsigned count, SetUp set_up, Serve serve, Wait wait_f
       while (!stop.stop_requested()) {
         if (!serve(cpu.vcpu.run(), memory)) stop.request_stop();  // the guest has powered off
       }
-    } catch (...) {
-      if (stop.request_stop()) problem = std::current_exception();  // the first one ends all
+    } catch (...) {  // the first one is kept, and ends all
+      std::call_once(failed, [&] { problem = std::current_exception(); });
+      stop.request_stop();
     }
   };
   struct AtEnd {

@@ -90,6 +90,11 @@ int watch(const std::mutex& watched, Found found, Body body) {
 }
 
 struct Locks : testing::Test {
+  void SetUp() override {
+#ifdef _LIBCPP_VERSION
+    GTEST_SKIP() << "libc++ locks its mutexes where no linker sees it";
+#endif
+  }
   kvm::System system;
   kvm::Vm vm = system.create_vm();
   kvm::GuestMemory memory = vm.memory();
@@ -159,6 +164,7 @@ TEST_F(Locks, ASlotIsFreeForALogWhenItHasItsPagesBack) {
       }
     });
     while (!ready) {
+      std::this_thread::yield();
     }
     first.reset();
     other.join();
