@@ -334,6 +334,7 @@ def guide(text):
     """A Markdown page: pictures by their name alone, links to kvm::cap and kvm::exits, and code that
     only looks like a name of the library left alone."""
     text = re.sub(r"\]\((?:\.\./)?pictures/([\w-]+\.svg)\)", r"](\1)", text)
+    text = re.sub(r"\[([^]]+)\]\(\.\./[A-Z]+\.md\)", r"\1", text)  # No page is made of these.
     out = []
     fenced = False
     for line in text.split("\n"):
@@ -347,7 +348,7 @@ def guide(text):
             line = "`".join(parts)
             line = re.sub(
                 r"`([^`]*-hpp::[^`]*|::\w+)`",
-                lambda found: "<code>%s</code>" % found.group(1).replace("::", "&#58;&#58;"),
+                lambda found: "<code>%s</code>" % found.group(1).replace("::", "\\::"),
                 line,
             )
         out.append(line)

@@ -198,12 +198,10 @@ class [[nodiscard]] Result {
   const T& operator*() const&& = delete;
   T operator*() && { return std::move(*this).value(); }
   /// A member of the value; raises the error if there is none.
-  /// Not of a temporary: what it is asked for may refer to what is gone with it,
-  /// as an exit does to its vCPU.
   T* operator->() & { return std::addressof(value()); }
   const T* operator->() const& { return std::addressof(value()); }
-  T* operator->() && = delete;
-  const T* operator->() const&& = delete;
+  T* operator->() && = delete;             // Give the Result a name: a temporary takes its
+  const T* operator->() const&& = delete;  // value with it, and what that was asked for.
 
   /// The value, or `other` if there is none.
   T value_or(T other) && { return has_value_ ? std::move(value_) : std::move(other); }

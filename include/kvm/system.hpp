@@ -100,6 +100,13 @@ class [[nodiscard]] System : public detail::ArchSystem {
   }
   Vm create_vm(VmType type = {}) const { return try_create_vm(type).value(); }
 
+  /// Fails to compile: what is enabled is enabled for a VM or a vCPU.
+  template <class C>
+  void enable(const C&) const {
+    static_assert(detail::never<C>,
+                  "kvm-hpp: capabilities are enabled on a VM or a vCPU, not on the system");
+  }
+
   /// Bytes that KVM maps per vCPU (KVM_GET_VCPU_MMAP_SIZE).
   std::size_t vcpu_mmap_size() const noexcept { return vcpu_mmap_size_; }
 

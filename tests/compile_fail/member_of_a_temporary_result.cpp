@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // expect(g++): use of deleted function
 // expect(clang++): overload resolution selected deleted operator '->'
+// expect: Give the Result a name
 #include <kvm/kvm.hpp>
 
 void use(kvm::Vm& vm) {

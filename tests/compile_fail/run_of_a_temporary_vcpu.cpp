@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // expect(g++): use of deleted function
 // expect(clang++): call to deleted member function 'run'
+// expect: Give the vCPU a name
 #include <kvm/kvm.hpp>
 
 void use(kvm::Vm& vm) {

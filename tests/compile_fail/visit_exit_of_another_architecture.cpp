@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // expect: a handler names an exit that cannot occur on this architecture
+// expect: ExitsOfOtherArchitectures<[^(]*exits::
 #include <kvm/kvm.hpp>
 
 #include <type_traits>

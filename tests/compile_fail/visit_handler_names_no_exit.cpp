@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // expect: a handler's parameter must be one of kvm::exits's types, or auto&& for all the rest
+// expect: ParametersThatAreNoExit<
 #include <kvm/kvm.hpp>
 
 namespace exits = kvm::exits;

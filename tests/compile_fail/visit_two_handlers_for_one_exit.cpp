@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // expect: two handlers name the same exit
+// expect: ExitsWithTwoHandlers<[^(]*exits::
 #include <kvm/kvm.hpp>
 
 namespace exits = kvm::exits;

@@ -107,10 +107,22 @@ using parameter_t = typename Parameter<std::remove_cv_t<F>>::type;
 template <class... A, class... B>
 auto operator+(TypeList<A...>, TypeList<B...>) -> TypeList<A..., B...>;
 
-/// Compilers print its whole name where an assertion of it fails.
+// Compilers print the whole name of what an assertion found false: which types it is about.
 template <class Missing>
 struct ExitsWithoutHandler {
   static constexpr bool are_none = __is_same(Missing, TypeList<>);
+};
+template <class Twice>
+struct ExitsWithTwoHandlers {
+  static constexpr bool are_none = __is_same(Twice, TypeList<>);
+};
+template <class Others>
+struct ExitsOfOtherArchitectures {
+  static constexpr bool are_none = __is_same(Others, TypeList<>);
+};
+template <class Others>
+struct ParametersThatAreNoExit {
+  static constexpr bool are_none = __is_same(Others, TypeList<>);
 };
 
 template <class F, class E>
@@ -197,21 +209,35 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   }
   static constexpr bool valid = find_valid();
 
+  /// T unless it is all right, in a list.
+  template <bool right, class T>
+  using unless = std::conditional_t<right, TypeList<>, TypeList<T>>;
+
   /// Says in a sentence what is wrong with the handlers, and only that.
   static consteval void check() {
-    static_assert(all_name_exits,
-                  "kvm-hpp: a handler's parameter must be one of kvm::exits's types, or auto&& "
-                  "for all the rest");
-    if constexpr (all_name_exits) {
-      static_assert(all_of_this_architecture,
-                    "kvm-hpp: a handler names an exit that cannot occur on this architecture");
-      static_assert(!all_of_this_architecture || one_each,
-                    "kvm-hpp: two handlers name the same exit");
+    if constexpr (!all_name_exits) {
+      using Others = decltype((
+          TypeList<>{} + ... + unless < generic<Fs> || AllExits::contains<parameter_t<Fs>>,
+          parameter_t < Fs >> {}));
+      static_assert(ParametersThatAreNoExit<Others>::are_none,
+                    "kvm-hpp: a handler's parameter must be one of kvm::exits's types, or auto&& "
+                    "for all the rest");
+    } else {
+      if constexpr (!all_of_this_architecture) {
+        using Others = decltype((TypeList<>{} + ... + unless < generic<Fs> ||
+                                     TypeList<Es...>::template contains<parameter_t<Fs>>,
+                                 parameter_t < Fs >> {}));
+        static_assert(ExitsOfOtherArchitectures<Others>::are_none,
+                      "kvm-hpp: a handler names an exit that cannot occur on this architecture");
+      } else if constexpr (!one_each) {
+        using Twice = decltype((TypeList<>{} + ... + unless<naming<Es> <= 1, Es>{}));
+        static_assert(ExitsWithTwoHandlers<Twice>::are_none,
+                      "kvm-hpp: two handlers name the same exit");
+      }
       static_assert(one_generic, "kvm-hpp: more than one handler is for all the rest");
       if constexpr (all_of_this_architecture && one_each && one_generic) {
         if constexpr (!valid) {
-          using Missing = decltype((TypeList<>{} + ... +
-                                    std::conditional_t<handled<Es>(), TypeList<>, TypeList<Es>>{}));
+          using Missing = decltype((TypeList<>{} + ... + unless<handled<Es>(), Es>{}));
           static_assert(ExitsWithoutHandler<Missing>::are_none,
                         "kvm-hpp: not every exit has a handler: add the missing ones, or one with "
                         "auto&& for all the rest");

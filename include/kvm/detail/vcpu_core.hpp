@@ -52,8 +52,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     return accept_exit(control);
   }
 
-  /// Not of a vCPU that is about to go: the exit is in its run page.
-  Exit run() && = delete;
+  Exit run() && = delete;  // Give the vCPU a name: the exit is in its run page, and goes with it.
 
   /// Finishes what the last exit left pending, without entering the guest: the
   /// answer to a port read, for instance, goes into the guest's register. Until
@@ -94,8 +93,7 @@ class VcpuCore : public CapabilityHandle<uapi::Scope::vcpu> {
     }
     return failed(error_number);
   }
-  /// Not of a vCPU that is about to go: the exit is in its run page.
-  std::optional<Exit> complete() && = delete;
+  std::optional<Exit> complete() && = delete;  // Give the vCPU a name, as for run().
 
   /// Whether the last exit waits for run() or complete() to take its answer
   /// (R27). Setting state is refused meanwhile.

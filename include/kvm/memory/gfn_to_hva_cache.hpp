@@ -122,6 +122,13 @@ class GfnToHvaCache {
     return done ? std::optional<T>(value) : std::nullopt;
   }
 
+  /// Fails to compile: T is to be named, since a literal's type is seldom meant.
+  template <int = 0, class V>
+  requires(std::is_integral_v<V>) bool write(std::uint64_t, V) {
+    static_assert(sizeof(V) == 0,
+                  "kvm-hpp: name the type that is stored: write<std::uint32_t>(offset, value)");
+    return false;
+  }
   /// Stores a value. T is named: `write<std::uint32_t>(offset, 8)`.
   template <GuestValue T>
   [[nodiscard, gnu::always_inline]] bool write(std::uint64_t offset,

@@ -235,6 +235,13 @@ class GuestMemory::View {
     return done ? std::optional<T>(value) : std::nullopt;
   }
 
+  /// Fails to compile: T is to be named, since a literal's type is seldom meant.
+  template <int = 0, class V>
+  requires(std::is_integral_v<V>) bool write(Gpa, V) {
+    static_assert(sizeof(V) == 0,
+                  "kvm-hpp: name the type that is stored: write<std::uint32_t>(gpa, value)");
+    return false;
+  }
   /// Stores a value. T is named: `write<std::uint32_t>(gpa, 8)`.
   template <GuestValue T>
   [[nodiscard, gnu::always_inline]] bool write(Gpa gpa,
