@@ -190,11 +190,14 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
     }
   }
 
-  static constexpr bool all_name_exits =
-      ((generic<Fs> || AllExits::contains<parameter_t<Fs>>)&&...);
-  static constexpr bool all_of_this_architecture =
-      ((generic<Fs> || !AllExits::contains<parameter_t<Fs>> ||
-        TypeList<Es...>::template contains<parameter_t<Fs>>)&&...);
+  template <class F>
+  static constexpr bool names_exit = generic<F> || AllExits::contains<parameter_t<F>>;
+  template <class F>
+  static constexpr bool can_occur =
+      generic<F> || !names_exit<F> || TypeList<Es...>::template contains<parameter_t<F>>;
+
+  static constexpr bool all_name_exits = (names_exit<Fs> && ...);
+  static constexpr bool all_of_this_architecture = (can_occur<Fs> && ...);
   static constexpr bool one_each = ((generic<Fs> || naming<parameter_t<Fs>> <= 1) && ...);
   static constexpr bool one_generic = (std::size_t{0} + ... + (generic<Fs> ? 1u : 0u)) <= 1;
 
@@ -216,17 +219,13 @@ struct HandlerSet<TypeList<Es...>, Fs...> {
   /// Says in a sentence what is wrong with the handlers, and only that.
   static consteval void check() {
     if constexpr (!all_name_exits) {
-      using Others = decltype((
-          TypeList<>{} + ... + unless < generic<Fs> || AllExits::contains<parameter_t<Fs>>,
-          parameter_t < Fs >> {}));
+      using Others = decltype((TypeList<>{} + ... + unless<names_exit<Fs>, parameter_t<Fs>>{}));
       static_assert(ParametersThatAreNoExit<Others>::are_none,
                     "kvm-hpp: a handler's parameter must be one of kvm::exits's types, or auto&& "
                     "for all the rest");
     } else {
       if constexpr (!all_of_this_architecture) {
-        using Others = decltype((TypeList<>{} + ... + unless < generic<Fs> ||
-                                     TypeList<Es...>::template contains<parameter_t<Fs>>,
-                                 parameter_t < Fs >> {}));
+        using Others = decltype((TypeList<>{} + ... + unless<can_occur<Fs>, parameter_t<Fs>>{}));
         static_assert(ExitsOfOtherArchitectures<Others>::are_none,
                       "kvm-hpp: a handler names an exit that cannot occur on this architecture");
       } else if constexpr (!one_each) {
