@@ -70,7 +70,8 @@ int main(int argc, char** argv) {
       space.begin_update(1);
       space.publish(nullptr, slot.get());
       space.end_update();
-      for (int i = 0; i < 300; ++i) {
+      // For different times, so that the two threads do not fall into step.
+      for (std::uint64_t i = rounds * 7919 % 1024; i != 0; --i) {
         detail::light_fence();
       }
       if (!space.reserve(1)) {
