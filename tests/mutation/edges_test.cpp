@@ -41,11 +41,6 @@ struct NextRecord {
   friend Member reach(NextRecord);
 };
 template struct Reach<NextRecord, &kvm::detail::AddressSpace::next_record_>;
-struct SubscriberOf {
-  using Member = std::shared_ptr<kvm::detail::DirtySubscriber> kvm::DirtySubscription::*;
-  friend Member reach(SubscriberOf);
-};
-template struct Reach<SubscriberOf, &kvm::DirtySubscription::subscriber_>;
 struct LineOfCache {
   using Member = kvm::detail::CacheLine* kvm::GfnToHvaCache::*;
   friend Member reach(LineOfCache);
@@ -252,7 +247,7 @@ TEST_F(Edges, MovedFromAndToThemselves) {
     auto& same = subscription;
     subscription = std::move(same);
     EXPECT_TRUE(subscription.try_harvest([](const kvm::DirtyPages&) {}));
-    subscriber = subscription.*reach(kvm_test::SubscriberOf{});
+    subscriber = kvm_test::subscriber_of(subscription);
     kvm::DirtySubscription second = tracker.subscribe();
     second = std::move(subscription);
     EXPECT_TRUE(second.try_harvest([](const kvm::DirtyPages&) {}));

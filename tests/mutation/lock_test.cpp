@@ -50,11 +50,6 @@ extern "C" int wrap_unlock(pthread_mutex_t* mutex) noexcept {
 }
 
 namespace kvm_test {
-struct SubscriberOfHandle {
-  using Member = std::shared_ptr<kvm::detail::DirtySubscriber> kvm::DirtySubscription::*;
-  friend Member reach(SubscriberOfHandle);
-};
-template struct Reach<SubscriberOfHandle, &kvm::DirtySubscription::subscriber_>;
 struct PinsMutex {
   using Member = std::mutex kvm::detail::SlotState::*;
   friend Member reach(PinsMutex);
@@ -106,7 +101,7 @@ TEST_F(Locks, OnlyWhoHarvestsIsTheHarvester) {
   const MemorySlot slot = vm.add_memory(Gpa{0}, Mapping::anonymous(page), {.log_dirty = true});
   kvm::DirtyTracker tracker = vm.track_dirty(kvm::DirtyMode::log);
   kvm::DirtySubscription subscription = tracker.subscribe();
-  const auto subscriber = subscription.*reach(kvm_test::SubscriberOfHandle{});
+  const auto subscriber = kvm_test::subscriber_of(subscription);
   int within = 0;
   EXPECT_EQ(watch(
                 subscriber->harvesting, [&] { EXPECT_EQ(subscriber->harvester, 0u); },

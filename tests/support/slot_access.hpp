@@ -71,6 +71,18 @@ inline std::shared_ptr<kvm::detail::SlotIds> ids_of(const kvm::MemorySlot& slot)
   return (*state_of(slot)).*reach(IdsOfState{});
 }
 
+struct SubscriberOfHandle {
+  using Member = std::shared_ptr<kvm::detail::DirtySubscriber> kvm::DirtySubscription::*;
+  friend Member reach(SubscriberOfHandle);
+};
+template struct Reach<SubscriberOfHandle, &kvm::DirtySubscription::subscriber_>;
+
+/// What the collector knows of a subscription.
+inline std::shared_ptr<kvm::detail::DirtySubscriber> subscriber_of(
+    const kvm::DirtySubscription& subscription) {
+  return subscription.*reach(SubscriberOfHandle{});
+}
+
 /// Takes the marks: the pages that are marked, in order.
 inline std::vector<std::uint64_t> take_marks(const kvm::MemorySlot& slot) {
   std::vector<std::uint64_t> pages;
